@@ -1,0 +1,1 @@
+//! Typed words: flags, environment, help and sub-commands become `mount::Settings`.

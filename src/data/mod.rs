@@ -1,0 +1,1 @@
+//! Bytes: the content of open files; blocks in, parts out, memory bounded.

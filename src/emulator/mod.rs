@@ -1,0 +1,1 @@
+//! An independent COS server for tests and the demo.

@@ -1,0 +1,1 @@
+//! The front door: kernel requests become `Vfs` calls, errors become errno.

@@ -1,0 +1,1 @@
+//! Durable things on this host: a journal, files that appear whole.

@@ -1,0 +1,1 @@
+//! The composition root: builds everything from settings, owns start, drain and stop.

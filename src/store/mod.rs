@@ -1,0 +1,1 @@
+//! Objects: typed requests to a bucket; signing, retries, XML, limits.

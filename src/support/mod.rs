@@ -1,0 +1,1 @@
+//! What every room may need and that needs no room.

@@ -1,0 +1,1 @@
+//! Names: inodes, dentries, attributes, handles and the POSIX rules over objects.
