@@ -5,6 +5,8 @@
 //! answer of COS means absent). This room knows no blocks and no parts.
 
 mod error;
+mod keymap;
+mod meta;
 
 use std::{
     ffi::OsStr,
