@@ -103,7 +103,9 @@ fn cannot_open(source: &Source, error: crate::store::Error) -> anyhow::Error {
     use crate::store::Kind;
     let advice = match error.kind() {
         Kind::NoSuchBucket | Kind::NotFound => "check the bucket's name, its APPID and its region (--region)",
-        Kind::Denied => "check the credentials: they need HeadBucket, GetBucket, GetObject, HeadObject, PutObject and DeleteObject on this bucket",
+        Kind::Denied => {
+            "check the credentials: they need HeadBucket, GetBucket, GetObject, HeadObject, PutObject and DeleteObject on this bucket"
+        }
         Kind::Expired => "the temporary credentials have expired: get new ones and set all three variables",
         Kind::Unavailable | Kind::NoProgress => "check the network, --endpoint and --region; behind a private endpoint also --ca-file",
         Kind::Throttled => "COS asks for fewer requests: try again later",
@@ -137,7 +139,10 @@ fn open_staging(settings: &Settings) -> anyhow::Result<Option<Arc<HostDisk>>> {
 /// A hash, never a name from outside: it becomes a part of a path.
 fn staging_name(settings: &Settings) -> String {
     let mut hash = Sha256::new();
-    for part in [settings.source.bucket.as_str(), settings.source.prefix.as_str()].into_iter().chain(settings.store.endpoints.iter().map(String::as_str)) {
+    for part in [settings.source.bucket.as_str(), settings.source.prefix.as_str()]
+        .into_iter()
+        .chain(settings.store.endpoints.iter().map(String::as_str))
+    {
         hash.update(part);
         hash.update([0]);
     }

@@ -85,9 +85,13 @@ pub fn check_mount_point(path: &Path) -> anyhow::Result<()> {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => bail!("{shown} is not a directory: a mount point must be one"),
         Err(error) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
-            bail!("{shown} is a mount whose process has died (\"{error}\"): run `cosmount umount {shown}` first; what it had not sent yet is kept in its staging directory")
+            bail!(
+                "{shown} is a mount whose process has died (\"{error}\"): run `cosmount umount {shown}` first; what it had not sent yet is kept in its staging directory"
+            )
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!("{shown} does not exist: make the directory first (mkdir -p {shown})"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bail!("{shown} does not exist: make the directory first (mkdir -p {shown})")
+        }
         Err(error) => Err(error).with_context(|| format!("cannot look at the mount point {shown}")),
     }
 }
@@ -107,16 +111,14 @@ impl Request {
 
     fn mount_as_root(&self) -> anyhow::Result<OwnedFd> {
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => anyhow::anyhow!("there is no /dev/fuse: load the kernel's module (modprobe fuse), or give the container the device"),
+            io::ErrorKind::NotFound => {
+                anyhow::anyhow!("there is no /dev/fuse: load the kernel's module (modprobe fuse), or give the container the device")
+            }
             _ => anyhow::Error::new(error).context("cannot open /dev/fuse"),
         })?;
         let mode = fs::metadata(&self.mount_point)?.permissions().mode();
-        let mut options = format!(
-            "fd={},rootmode={mode:o},user_id={},group_id={},default_permissions",
-            device.as_raw_fd(),
-            geteuid(),
-            getegid()
-        );
+        let mut options =
+            format!("fd={},rootmode={mode:o},user_id={},group_id={},default_permissions", device.as_raw_fd(), geteuid(), getegid());
         if self.audience != Audience::Owner {
             options.push_str(",allow_other");
         }
@@ -150,7 +152,11 @@ impl Request {
             Ok(Some(device)) if output.status.success() => Ok(device),
             received => {
                 let said = String::from_utf8_lossy(&output.stderr);
-                let hint = if said.contains("user_allow_other") { ": --allow-other and --allow-root need the line user_allow_other in /etc/fuse.conf" } else { "" };
+                let hint = if said.contains("user_allow_other") {
+                    ": --allow-other and --allow-root need the line user_allow_other in /etc/fuse.conf"
+                } else {
+                    ""
+                };
                 drop(received);
                 bail!("{HELPER} could not mount on {}: {}{hint}", self.mount_point.display(), said.trim().escape_debug())
             }
@@ -162,7 +168,9 @@ const HELPER: &str = "fusermount3";
 
 fn no_helper(error: io::Error) -> anyhow::Error {
     match error.kind() {
-        io::ErrorKind::NotFound => anyhow::anyhow!("mounting as another user than root needs {HELPER}, which is not installed (package fuse3)"),
+        io::ErrorKind::NotFound => {
+            anyhow::anyhow!("mounting as another user than root needs {HELPER}, which is not installed (package fuse3)")
+        }
         _ => anyhow::Error::new(error).context(format!("cannot run {HELPER}")),
     }
 }
@@ -236,9 +244,11 @@ impl Mounted {
         }
         let shown = self.mount_point.display();
         if geteuid().is_root() {
-            return umount2(&self.mount_point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).with_context(|| format!("cannot unmount {shown}"));
+            return umount2(&self.mount_point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+                .with_context(|| format!("cannot unmount {shown}"));
         }
-        let output = Command::new(HELPER).args(["-u", "-z", "--"]).arg(&self.mount_point).stdin(Stdio::null()).output().map_err(no_helper)?;
+        let output =
+            Command::new(HELPER).args(["-u", "-z", "--"]).arg(&self.mount_point).stdin(Stdio::null()).output().map_err(no_helper)?;
         if !output.status.success() {
             bail!("{HELPER} could not unmount {shown}: {}", String::from_utf8_lossy(&output.stderr).trim().escape_debug());
         }

@@ -119,9 +119,10 @@ impl Source {
             Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
             None if text.contains("://") => return Err(format!("{text:?} is not on COS: write cos://BUCKET-APPID[/PREFIX/]")),
             None => match text.split_once(':') {
-                Some((bucket, prefix)) => {
-                    (bucket, prefix.strip_prefix('/').ok_or_else(|| format!("{text:?}: a prefix begins with a slash, as in {bucket}:/{prefix}"))?)
-                }
+                Some((bucket, prefix)) => (
+                    bucket,
+                    prefix.strip_prefix('/').ok_or_else(|| format!("{text:?}: a prefix begins with a slash, as in {bucket}:/{prefix}"))?,
+                ),
                 None => (text, ""),
             },
         };

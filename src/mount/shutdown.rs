@@ -107,12 +107,37 @@ impl Running {
     /// # Errors
     /// The mount could not be taken away.
     pub fn serve(self) -> anyhow::Result<Left> {
+        self.until(None)
+    }
+
+    /// As [`Running::serve`], but stopped at once.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stop(self) -> anyhow::Result<Left> {
+        self.until(Some("asked to"))
+    }
+
+    fn until(self, asked: Option<&'static str>) -> anyhow::Result<Left> {
         let Self { rooms, settings, mounted, mut serving, mut signals, registration } = self;
         let Rooms { runtime, clock, tasks, staging, data, notify, vfs } = rooms;
-        let stop = Stop { clock: &clock, data: &data, vfs: &vfs, mounted: &mounted, registration: registration.as_ref(), patience: settings.drain_timeout };
+        let stop = Stop {
+            clock: &clock,
+            data: &data,
+            vfs: &vfs,
+            mounted: &mounted,
+            registration: registration.as_ref(),
+            patience: settings.drain_timeout,
+        };
         let (left, unmounted) = runtime.block_on(async {
+            let asked = async {
+                match asked {
+                    Some(why) => why,
+                    None => signals.next().await,
+                }
+            };
             let by_kernel = tokio::select! {
-                name = signals.next() => {
+                name = asked => {
                     tracing::info!("stopping: {name}");
                     false
                 }
@@ -236,7 +261,9 @@ async fn within<T>(clock: &Arc<dyn Clock>, limit: Duration, work: impl Future<Ou
 fn log_end(ended: &io::Result<()>) {
     match ended {
         Ok(()) => tracing::info!("stopping: unmounted"),
-        Err(error) if error.raw_os_error() == Some(nix::libc::ECONNABORTED) => tracing::warn!("stopping: the connection to the kernel was aborted"),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ECONNABORTED) => {
+            tracing::warn!("stopping: the connection to the kernel was aborted")
+        }
         Err(error) => tracing::error!(%error, "stopping: the session failed"),
     }
 }
