@@ -15,6 +15,8 @@ mod dispatch;
 mod errno;
 mod notify;
 mod ops;
+#[cfg(test)]
+pub(crate) mod probe;
 mod reply;
 
 use std::{

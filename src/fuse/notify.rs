@@ -78,6 +78,12 @@ impl KernelNotify {
         self.shared.queue.lock().dropped
     }
 
+    /// Whether nothing waits. What was taken last may still be on its way.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.queue.lock().order.is_empty()
+    }
+
     fn deliver_to(&self, write: impl Fn(&Item) -> io::Result<()> + Send + 'static) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new().name("fuse-notify".to_owned()).spawn(move || {

@@ -5,6 +5,8 @@
 
 mod build;
 pub mod daemon;
+#[cfg(test)]
+mod kernel_tests;
 mod session;
 mod settings;
 mod shutdown;
