@@ -13,10 +13,13 @@
 
 mod capabilities;
 mod checksum;
+pub mod cos;
 mod error;
+mod http;
 pub mod memory;
 mod operation;
 mod types;
+mod xml;
 
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
