@@ -42,7 +42,7 @@ impl Http {
     /// A client that trusts the system's certificates and those in `ca_file`.
     pub(super) fn new(ca_file: Option<&Path>) -> std::result::Result<Self, String> {
         // The first to install one wins; it may be a test's.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        drop(rustls::crypto::ring::default_provider().install_default());
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)

@@ -487,6 +487,39 @@ impl Body {
         self.check.take().map(|check| check.expected)
     }
 
+    /// The same body, of which `look` sees every step.
+    #[must_use]
+    pub(super) fn inspect(self, look: impl FnMut(&Result<Bytes>) + Send + 'static) -> Self {
+        Self { stream: Box::pin(self.stream.inspect(look)), ..self }
+    }
+
+    /// The same body with a fault at byte `at`: another value there, or an end.
+    #[must_use]
+    pub(super) fn spoiled(self, at: u64, flip: Option<u8>) -> Self {
+        let mut from = 0;
+        let cut = || Error::new(Kind::Unavailable, Operation::Get.name(), "the connection was cut");
+        let spoil = move |step: Result<Bytes>| {
+            let bytes = step?;
+            let start = from;
+            from += bytes.len() as u64;
+            let Some(index) = at.checked_sub(start).and_then(|index| usize::try_from(index).ok()).filter(|index| *index < bytes.len())
+            else {
+                return if at < start && flip.is_none() { Err(cut()) } else { Ok(bytes) };
+            };
+            match flip {
+                None if index == 0 => Err(cut()),
+                None => Ok(bytes.slice(..index)),
+                Some(flip) => {
+                    let mut wrong = bytes.to_vec();
+                    wrong[index] ^= flip;
+                    Ok(wrong.into())
+                }
+            }
+        };
+        let at_end = flip.is_none().then(|| Err(cut()));
+        Self { stream: Box::pin(self.stream.map(spoil).chain(futures_util::stream::iter(at_end))), ..self }
+    }
+
     /// How many bytes are still to come.
     pub fn left(&self) -> u64 {
         self.left

@@ -102,7 +102,7 @@ fn kind(operation: Operation, status: u16, code: Option<&str>) -> Kind {
         412 | 416 => Kind::Precondition,
         429 | 503 => Kind::Throttled,
         // With origin-pull a miss is a redirect, which we do not follow.
-        300..400 => Kind::Unsupported,
+        300..=399 => Kind::Unsupported,
         _ => Kind::Invalid,
     }
 }

@@ -1,6 +1,6 @@
 //! The account: its buckets, and how one is opened.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use reqwest::Method;
@@ -25,10 +25,10 @@ impl CosService {
     pub(in crate::store) fn new(
         endpoints: Endpoints,
         provider: Arc<dyn Provider>,
-        ca_file: Option<&PathBuf>,
+        ca_file: Option<&Path>,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, String> {
-        let http = Http::new(ca_file.map(PathBuf::as_path))?;
+        let http = Http::new(ca_file)?;
         Ok(Self { client: Arc::new(Client::new(endpoints, http, provider, clock)) })
     }
 
