@@ -6,12 +6,16 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, missing_docs, unreachable_pub)]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod engine;
+mod mount;
 mod ops;
 mod side;
 mod tree;
 
-use engine::{LocalWorld, run};
+use engine::{LocalWorld, find, replay, run};
+use mount::MountWorld;
 
 /// The defects a mount can be started with, and how many operations may pass before each is found.
 const DEFECTS: &[(&str, usize)] = &[
@@ -50,5 +54,31 @@ fn each_imitated_defect_is_found_and_shrunk() {
         let failure = run(&mut LocalWorld::new(Some(defect)), 7, *budget).expect_err(defect);
         println!("{defect}: {failure}\n");
         assert!(failure.steps.len() <= 12, "{defect} was not shrunk: {failure}");
+    }
+}
+
+/// P23, P24. With `COSMOUNT_REFERENCE_REPLAY`, the list in that file instead of seeds.
+#[test]
+fn the_mount_agrees_with_a_local_directory() {
+    if let Some(list) = std::env::var_os("COSMOUNT_REFERENCE_REPLAY") {
+        let list = std::fs::read_to_string(list).unwrap();
+        return replay(&mut MountWorld::new(None), &list).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+    let count = usize::try_from(number("COSMOUNT_REFERENCE_OPS", 500)).unwrap();
+    for seed in seeds() {
+        if let Err(failure) = run(&mut MountWorld::new(None), seed, count) {
+            panic!("{failure}");
+        }
+    }
+}
+
+/// What this tester would miss is not tested by it: a mount with each defect built in is told from a local directory.
+#[test]
+fn each_seeded_defect_of_the_mount_is_found() {
+    for (defect, budget) in DEFECTS {
+        let mut world = MountWorld::new(Some(defect));
+        let found = (1..=*budget as u64 / 500).find_map(|seed| find(&mut world, seed, 500));
+        let failure = found.unwrap_or_else(|| panic!("{defect} was not found in {budget} operations"));
+        println!("{defect}: found after {} operations of seed {}: {}", failure.found_after, failure.seed, failure.what);
     }
 }
