@@ -6,24 +6,32 @@ use std::{
     os::unix::fs::{FileExt, symlink},
 };
 
-use crate::common::{Fault, Mounted, sh};
+use cosmount::emulator::{Action, Op, Rule};
+
+use crate::common::{Mounted, refuse_writes, sh, wait};
 
 #[test]
 fn close_returns_the_uploads_error_and_the_bytes_arrive_later() {
     let mount = Mounted::new();
-    let fault = mount.fault(Fault::status(403, "AccessDenied").on(&["PutObject"]));
-    let out = sh(mount.path(), "python3 -c \"\nimport os\nfd = os.open('f', os.O_CREAT | os.O_WRONLY)\nos.write(fd, b'kept')\ntry:\n  os.close(fd)\n  print('closed')\nexcept OSError as e:\n  print(e.errno)\n\"");
+    let fault = mount.fault(refuse_writes(403, "AccessDenied"));
+    let out = sh(
+        mount.path(),
+        "python3 -c \"\nimport os\nfd = os.open('f', os.O_CREAT | os.O_WRONLY)\nos.write(fd, b'kept')\ntry:\n  os.close(fd)\n  print('closed')\nexcept OSError as e:\n  print(e.errno)\n\"",
+    );
     assert_eq!(out.trim(), "13", "EACCES");
     assert_eq!(fs::read(mount.path().join("f")).unwrap(), b"kept", "this mount reads what it could not send");
     drop(fault);
-    assert!(mount.wait(std::time::Duration::from_secs(60), || mount.try_object("f").is_some_and(|body| &body[..] == b"kept")), "it is tried again");
+    assert!(
+        wait(std::time::Duration::from_secs(60), || mount.try_object("f").is_some_and(|body| &body[..] == b"kept")),
+        "it is tried again"
+    );
 }
 
 #[test]
 fn fsync_fails_until_cos_takes_the_bytes() {
     let mount = Mounted::new();
     let file = File::create(mount.path().join("f")).unwrap();
-    let fault = mount.fault(Fault::status(403, "AccessDenied").on(&["PutObject"]));
+    let fault = mount.fault(refuse_writes(403, "AccessDenied"));
     file.write_all_at(b"bytes", 0).unwrap();
     assert_eq!(file.sync_all().unwrap_err().kind(), ErrorKind::PermissionDenied);
     assert_eq!(file.sync_all().unwrap_err().kind(), ErrorKind::PermissionDenied, "and again until it is resolved");
@@ -35,9 +43,8 @@ fn fsync_fails_until_cos_takes_the_bytes() {
 #[test]
 fn a_lost_answer_is_settled_without_an_error_or_a_second_object() {
     let mount = Mounted::new();
-    for op in ["PutObject", "CompleteUpload", "CopyObject", "DeleteObject"] {
-        mount.fault(Fault::lost_answer().on(&[op]).once()).keep();
-    }
+    let faults = mount
+        .fault([Op::PutObject, Op::CompleteUpload, Op::CopyObject, Op::DeleteObject].map(|op| Rule::on(op, Action::LoseAnswer).times(1)));
     fs::write(mount.path().join("small"), b"small").unwrap();
     fs::write(mount.path().join("large"), vec![1; 20 << 20]).unwrap();
     fs::rename(mount.path().join("small"), mount.path().join("moved")).unwrap();
@@ -45,6 +52,7 @@ fn a_lost_answer_is_settled_without_an_error_or_a_second_object() {
     assert_eq!(&mount.object("moved")[..], b"small");
     assert_eq!(mount.keys(""), ["moved"]);
     assert_eq!(mount.uploads(), 0);
+    assert_eq!(faults.struck(), 4);
 }
 
 #[test]
@@ -52,9 +60,9 @@ fn a_storm_of_503_costs_time_only() {
     let mount = Mounted::new();
     fs::write(mount.path().join("f"), vec![7; 100_000]).unwrap();
     let mount = mount.remounted();
-    mount.fault(Fault::status(503, "SlowDown").times(12)).keep();
+    mount.fault([Rule::always(Action::slow_down()).times(12)]).keep();
     assert_eq!(fs::read(mount.path().join("f")).unwrap(), vec![7; 100_000]);
-    mount.fault(Fault::status(503, "ServiceUnavailable").times(6)).keep();
+    mount.fault([Rule::always(Action::status(503, "ServiceUnavailable")).times(6)]).keep();
     fs::write(mount.path().join("g"), b"x").unwrap();
     assert_eq!(&mount.object("g")[..], b"x");
 }
@@ -63,7 +71,7 @@ fn a_storm_of_503_costs_time_only() {
 fn only_cos_itself_says_that_a_file_is_absent() {
     let mount = Mounted::new();
     mount.put("f", b"there", &[]);
-    let fault = mount.fault(Fault::status(404, "NoSuchKey").without_request_id().times(2));
+    let fault = mount.fault([Rule::always(Action::gateway(404)).times(2)]);
     let read = fs::read(mount.path().join("f"));
     assert!(read.is_ok() || read.as_ref().unwrap_err().kind() != ErrorKind::NotFound, "{read:?}");
     drop(fault);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::common::{Mounted, sdk, sh};
+use crate::common::{Mounted, sdk, sh, wait};
 
 #[test]
 fn what_the_mount_wrote_the_python_sdk_reads() {
@@ -52,8 +52,22 @@ fn sdk_sha256(body: &[u8]) -> String {
 fn a_tree_with_cosfs_headers_shows_its_modes_owners_times_and_links() {
     let mount = Mounted::new();
     let time = "1600000000";
-    mount.put("d/", b"", &[("x-cos-meta-mode", "16832"), ("x-cos-meta-uid", "1001"), ("x-cos-meta-gid", "1002"), ("x-cos-meta-mtime", time), ("content-type", "application/x-directory")]);
-    mount.put("d/file", b"body", &[("x-cos-meta-mode", "33188"), ("x-cos-meta-uid", "1003"), ("x-cos-meta-gid", "1004"), ("x-cos-meta-mtime", time)]);
+    mount.put(
+        "d/",
+        b"",
+        &[
+            ("x-cos-meta-mode", "16832"),
+            ("x-cos-meta-uid", "1001"),
+            ("x-cos-meta-gid", "1002"),
+            ("x-cos-meta-mtime", time),
+            ("content-type", "application/x-directory"),
+        ],
+    );
+    mount.put(
+        "d/file",
+        b"body",
+        &[("x-cos-meta-mode", "33188"), ("x-cos-meta-uid", "1003"), ("x-cos-meta-gid", "1004"), ("x-cos-meta-mtime", time)],
+    );
     mount.put("d/script", b"#!/bin/sh\n", &[("x-cos-meta-mode", "33261"), ("x-cos-meta-mtime", time)]);
     mount.put("d/link", b"../target", &[("x-cos-meta-mode", "41471"), ("x-cos-meta-mtime", time)]);
     let stat = |name: &str| fs::symlink_metadata(mount.path().join(name)).unwrap();
@@ -106,7 +120,10 @@ fn an_object_keeps_every_header_through_edit_rename_and_chmod() {
         drop(file);
         let edited = mount.headers(name);
         let diff = changed(&before, &edited);
-        assert!(diff.iter().all(|name| ["x-cos-hash-crc64ecma", "x-cos-meta-mtime", "x-cos-meta-cosmount-mtime"].contains(&name.as_str())), "{name}: {diff:?}");
+        assert!(
+            diff.iter().all(|name| ["x-cos-hash-crc64ecma", "x-cos-meta-mtime", "x-cos-meta-cosmount-mtime"].contains(&name.as_str())),
+            "{name}: {diff:?}"
+        );
 
         let moved = format!("{name}.moved");
         fs::rename(mount.path().join(name), mount.path().join(&moved)).unwrap();
@@ -157,7 +174,7 @@ fn another_writers_version_is_seen_at_the_next_open() {
     mount.put("fresh", b"new", &[]);
     assert_eq!(fs::read(mount.path().join("fresh")).unwrap(), b"new");
     mount.delete("shared");
-    assert!(mount.wait(Duration::from_secs(15), || File::open(mount.path().join("shared")).is_err()));
+    assert!(wait(Duration::from_secs(15), || File::open(mount.path().join("shared")).is_err()));
 }
 
 const fn libc_estale() -> i32 {

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{Fault, Mounted};
+use cosmount::emulator::Op;
+
+use crate::common::{Mounted, refuse_writes};
 
 const IO_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -33,14 +35,14 @@ fn four_kib_into_one_gib_sends_at_most_two_parts() {
     let size = 1u64 << 30;
     mount.put_pattern("large", size);
     let file = File::options().read(true).write(true).open(mount.path().join("large")).unwrap();
-    mount.reset_counters();
+    mount.server().clear_log();
     file.write_all_at(&[b'!'; 4096], size / 2 + 12_345).unwrap();
     drop(file);
     let counters = mount.counters();
-    assert!(counters.count("UploadPart") <= 2, "{counters:?}");
-    assert!(counters.bytes_in() <= 4 << 20, "{counters:?}");
-    assert!(counters.bytes_out() <= 4 << 20, "the edges are read, no more: {counters:?}");
-    assert_eq!(counters.count("PutObject"), 0);
+    assert!(counters.of(Op::UploadPart).requests <= 2, "{counters:?}");
+    assert!(counters.total().bytes_in <= 4 << 20, "{counters:?}");
+    assert!(counters.total().bytes_out <= 4 << 20, "the edges are read, no more: {counters:?}");
+    assert_eq!(counters.of(Op::PutObject).requests, 0);
     let body = mount.object("large");
     let at = (size / 2 + 12_345) as usize;
     assert_eq!(body.len() as u64, size);
@@ -104,7 +106,7 @@ fn five_thousand_files_held_open_dirty_keep_to_the_limit() {
 #[test]
 fn a_bucket_that_refuses_every_put_makes_nobody_wait() {
     let mount = Mounted::builder().arg("--memory-limit=64M").arg(format!("--io-timeout={}s", IO_TIMEOUT.as_secs())).start();
-    let fault = mount.fault(Fault::status(403, "AccessDenied").on(&["PutObject", "UploadPart", "InitiateUpload"]));
+    let fault = mount.fault(refuse_writes(403, "AccessDenied"));
     let mut longest = Longest::default();
     let random = File::options().read(true).write(true).create(true).truncate(true).open(mount.path().join("random")).unwrap();
     write_randomly(&random, 128 << 20, &mut longest);

@@ -18,7 +18,8 @@ fn cp_archive_of_2000_files_is_the_same_tree() {
     sh(mount.path(), &format!("diff -r --no-dereference {} copy", source.path().display()));
     let mount = mount.remounted();
     sh(mount.path(), &format!("diff -r --no-dereference {} copy", source.path().display()));
-    let (old, new) = (fs::symlink_metadata(source.path().join("d0/f0")).unwrap(), fs::symlink_metadata(mount.path().join("copy/d0/f0")).unwrap());
+    let (old, new) =
+        (fs::symlink_metadata(source.path().join("d0/f0")).unwrap(), fs::symlink_metadata(mount.path().join("copy/d0/f0")).unwrap());
     assert_eq!((old.mtime(), old.mtime_nsec(), old.mode(), old.uid()), (new.mtime(), new.mtime_nsec(), new.mode(), new.uid()));
 }
 
@@ -70,7 +71,11 @@ fn sqlite_commits_with_rollback_journal_and_wal() {
     for mode in ["delete", "wal"] {
         sh(mount.path(), &format!("sqlite3 {mode}.db 'pragma journal_mode={mode}; create table t(k integer primary key, v text);'"));
         let inserts: String = (0..60).map(|n| format!("insert into t(v) values('{}');", "x".repeat(n * 37 % 3000))).collect();
-        fs::write(mount.path().join(format!("{mode}.sql")), format!("pragma journal_mode={mode};{inserts}begin;delete from t where k%3=0;rollback;update t set v=v||'y';")).unwrap();
+        fs::write(
+            mount.path().join(format!("{mode}.sql")),
+            format!("pragma journal_mode={mode};{inserts}begin;delete from t where k%3=0;rollback;update t set v=v||'y';"),
+        )
+        .unwrap();
         sh(mount.path(), &format!("sqlite3 {mode}.db < {mode}.sql"));
         assert_eq!(sh(mount.path(), &format!("sqlite3 {mode}.db 'pragma integrity_check; select count(*) from t;'")).trim(), "ok\n60");
     }
@@ -100,12 +105,17 @@ fn a_c_program_is_configured_compiled_and_linked() {
         format!("CC=@CC@\nOBJS=main.o {objects}\nprogram: libu.a main.o\n\t$(CC) -o $@ main.o libu.a\nlibu.a: {objects}\n\tar rcs $@ $^\n%.o: %.c config.h\n\t$(CC) -O0 -c -o $@ $<\n", objects = objects.join(" ")),
     )
     .unwrap();
-    let mut main = String::from("#include \"config.h\"\n#ifdef HAVE_STDIO_H\n#include <stdio.h>\n#endif\n#ifdef HAVE_NO_SUCH_HEADER_H\n#error\n#endif\n");
+    let mut main = String::from(
+        "#include \"config.h\"\n#ifdef HAVE_STDIO_H\n#include <stdio.h>\n#endif\n#ifdef HAVE_NO_SUCH_HEADER_H\n#error\n#endif\n",
+    );
     for n in 0..units {
         fs::write(dir.join(format!("u{n}.c")), format!("#include \"config.h\"\nint u{n}(void) {{ return {n}; }}\n")).unwrap();
         main += &format!("int u{n}(void);\n");
     }
-    main += &format!("int main(void) {{ printf(\"%d\\n\", {}); return 0; }}\n", (0..units).map(|n| format!("u{n}()")).collect::<Vec<_>>().join("+"));
+    main += &format!(
+        "int main(void) {{ printf(\"%d\\n\", {}); return 0; }}\n",
+        (0..units).map(|n| format!("u{n}()")).collect::<Vec<_>>().join("+")
+    );
     fs::write(dir.join("main.c"), main).unwrap();
     sh(&dir, "./configure && make -s -j2");
     assert_eq!(sh(&dir, "./program").trim(), (0..units).sum::<i32>().to_string());
@@ -115,7 +125,7 @@ fn a_c_program_is_configured_compiled_and_linked() {
 #[test]
 fn editors_and_dd_change_files_in_place() {
     let mount = Mounted::new();
-    let path = mount.path();
+    let path = &mount.path();
     fs::write(path.join("text"), "one\ntwo\nthree\n").unwrap();
     sh(path, "sed -i s/two/2/ text && test \"$(cat text)\" = \"$(printf 'one\\n2\\nthree')\"");
     sh(path, "vim -es -u NONE -c '%s/three/3/' -c wq text && grep -qx 3 text");
@@ -166,8 +176,11 @@ fn mv_of_a_directory_with_500_files_and_rm_of_it() {
 #[test]
 fn two_programs_write_one_file_at_different_offsets() {
     let mount = Mounted::new();
-    sh(mount.path(), "(for i in $(seq 0 2 38); do printf A%.0s $(seq 5000) | dd of=f bs=5000 seek=$i conv=notrunc status=none; done) & \
-                      (for i in $(seq 1 2 39); do printf B%.0s $(seq 5000) | dd of=f bs=5000 seek=$i conv=notrunc status=none; done) & wait");
+    sh(
+        mount.path(),
+        "(for i in $(seq 0 2 38); do printf A%.0s $(seq 5000) | dd of=f bs=5000 seek=$i conv=notrunc status=none; done) & \
+                      (for i in $(seq 1 2 39); do printf B%.0s $(seq 5000) | dd of=f bs=5000 seek=$i conv=notrunc status=none; done) & wait",
+    );
     let expected: Vec<u8> = (0..40).flat_map(|n| std::iter::repeat_n(if n % 2 == 0 { b'A' } else { b'B' }, 5000)).collect();
     assert_eq!(fs::read(mount.path().join("f")).unwrap(), expected);
     assert_eq!(&mount.object("f")[..], &expected[..]);
@@ -177,7 +190,10 @@ fn two_programs_write_one_file_at_different_offsets() {
 fn a_shared_mapping_written_after_close_arrives() {
     let mount = Mounted::new();
     fs::write(mount.path().join("mapped"), vec![b'.'; 100_000]).unwrap();
-    sh(mount.path(), "python3 -c \"\nimport mmap, os\nfd = os.open('mapped', os.O_RDWR)\nm = mmap.mmap(fd, 100000, mmap.MAP_SHARED)\nos.close(fd)\nm[50000:50005] = b'PATCH'\nm.close()\n\"");
+    sh(
+        mount.path(),
+        "python3 -c \"\nimport mmap, os\nfd = os.open('mapped', os.O_RDWR)\nm = mmap.mmap(fd, 100000, mmap.MAP_SHARED)\nos.close(fd)\nm[50000:50005] = b'PATCH'\nm.close()\n\"",
+    );
     let mut expected = vec![b'.'; 100_000];
     expected[50_000..50_005].copy_from_slice(b"PATCH");
     assert_eq!(fs::read(mount.path().join("mapped")).unwrap(), expected);
