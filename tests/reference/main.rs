@@ -4,8 +4,11 @@
 //! while open, and remounts in between. A difference is shrunk to a short list of operations and printed with its seed; the printed list can be
 //! run again with `COSMOUNT_REFERENCE_REPLAY=FILE`. `COSMOUNT_REFERENCE_OPS` and `COSMOUNT_REFERENCE_SEEDS` (1,2,3) say how much is run.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, missing_docs, unreachable_pub)]
+#![cfg(feature = "emulator")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::cast_possible_truncation, clippy::disallowed_methods)]
+#![allow(missing_docs, unreachable_pub)]
 
+#[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;

@@ -2,14 +2,16 @@
 
 use std::{fs, path::PathBuf};
 
+use cosmount::emulator::{Config, Limits};
+
 use crate::{
-    common::{Builder, Mounted},
+    common::{BUCKET, Mounted},
     engine::World,
 };
 
 #[derive(Debug)]
 pub struct MountWorld {
-    how: Builder,
+    defect: Option<String>,
     mounted: Mounted,
     count: usize,
 }
@@ -17,11 +19,15 @@ pub struct MountWorld {
 impl MountWorld {
     /// A mount, with one of the defects it can be started with.
     pub fn new(defect: Option<&str>) -> Self {
-        let how = Mounted::builder().arg("--part-size=1M").arg("--memory-limit=64M").arg("--io-timeout=30s");
-        let how = how.emulator(|config| config.limits.max_page = 10);
-        let how = defect.into_iter().fold(how, |how, defect| how.env("COSMOUNT_TEST_DEFECT", defect));
-        Self { mounted: how.clone().start(), how, count: 0 }
+        Self { mounted: start(defect), defect: defect.map(str::to_owned), count: 0 }
     }
+}
+
+fn start(defect: Option<&str>) -> Mounted {
+    let limits = Limits { max_page: 10, ..Limits::default() };
+    let how = Mounted::builder().emulator(Config { limits, ..Config::with_bucket(BUCKET) });
+    let how = how.arg("--part-size=1M").arg("--memory-limit=64M").arg("--io-timeout=30s");
+    defect.into_iter().fold(how, |how, defect| how.env("COSMOUNT_TEST_DEFECT", defect)).start()
 }
 
 impl World for MountWorld {
@@ -30,13 +36,14 @@ impl World for MountWorld {
         let name = format!("run-{}", self.count);
         if fs::create_dir(self.mounted.path().join(&name)).is_err() {
             // The last run has broken it for good; the next shall not fail for that.
-            self.mounted = self.how.clone().start();
+            self.mounted = start(self.defect.as_deref());
             fs::create_dir(self.mounted.path().join(&name)).unwrap();
         }
         self.mounted.path().join(name)
     }
 
     fn remount(&mut self) {
-        self.mounted.remount();
+        self.mounted.unmount();
+        self.mounted.start_again();
     }
 }
