@@ -83,7 +83,8 @@ fn search(world: &mut dyn World, pair: &mut Pair, seed: u64, count: usize) -> Re
             Err(what) => return Err(Failure { seed, found_after: steps.len(), steps, what }),
         }
     }
-    println!("seed {seed}: {count} operations in {:.1} s without a difference ({})", started.elapsed().as_secs_f64(), census(&steps));
+    let seconds = started.elapsed().as_secs_f64();
+    crate::record(&format!("- seed {seed}: {count} operations in {seconds:.0} s without a difference ({})", census(&steps)));
     Ok(())
 }
 

@@ -40,6 +40,15 @@ fn seeds() -> Vec<u64> {
     seeds.split(',').map(|seed| seed.trim().parse().expect("COSMOUNT_REFERENCE_SEEDS is a list of numbers")).collect()
 }
 
+/// Prints what a run gave, and appends it to the file that `COSMOUNT_RESULT` names.
+fn record(result: &str) {
+    println!("{result}");
+    if let Some(path) = std::env::var_os("COSMOUNT_RESULT") {
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        std::fs::write(path, format!("{old}{result}\n")).unwrap();
+    }
+}
+
 /// Two directories of one file system differ in nothing: what the tester reports is never its own.
 #[test]
 fn two_local_directories_agree() {
@@ -82,6 +91,7 @@ fn each_seeded_defect_of_the_mount_is_found() {
         let mut world = MountWorld::new(Some(defect));
         let found = (1..=*budget as u64 / 500).find_map(|seed| find(&mut world, seed, 500));
         let failure = found.unwrap_or_else(|| panic!("{defect} was not found in {budget} operations"));
-        println!("{defect}: found after {} operations of seed {}: {}", failure.found_after, failure.seed, failure.what);
+        record(&format!("- {defect}: found after {} operations of seed {}", failure.found_after, failure.seed));
+        println!("    {}", failure.what);
     }
 }
