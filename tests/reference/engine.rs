@@ -41,7 +41,7 @@ pub struct Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "seed {} differs after {} operations; {} of them suffice:", self.seed, self.found_after, self.steps.len())?;
+        writeln!(f, "seed {} differs after {} operations; here are {} of them:", self.seed, self.found_after, self.steps.len())?;
         for (number, step) in self.steps.iter().enumerate() {
             writeln!(f, "{number:4}  {}", serde_json::to_string(step).unwrap())?;
         }
@@ -54,10 +54,22 @@ impl std::fmt::Display for Failure {
 /// # Errors
 /// The sides differed; the failure is shrunk.
 pub fn run(world: &mut dyn World, seed: u64, count: usize) -> Result<(), Box<Failure>> {
-    let started = Instant::now();
     let mut pair = Pair::new(world);
-    let abilities = pair.abilities();
-    let mut generator = Generator::new(seed, abilities);
+    search(world, &mut pair, seed, count).map_err(|failure| {
+        println!("{failure}\nshrinking this list");
+        shrink(world, &mut pair, failure)
+    })
+}
+
+/// The first difference within `count` operations of `seed`, as it was found.
+pub fn find(world: &mut dyn World, seed: u64, count: usize) -> Option<Failure> {
+    let mut pair = Pair::new(world);
+    search(world, &mut pair, seed, count).err()
+}
+
+fn search(world: &mut dyn World, pair: &mut Pair, seed: u64, count: usize) -> Result<(), Failure> {
+    let started = Instant::now();
+    let mut generator = Generator::new(seed, pair.abilities());
     let mut steps = Vec::new();
     while steps.len() < count {
         steps.push(if steps.len() + 1 == count {
@@ -65,16 +77,14 @@ pub fn run(world: &mut dyn World, seed: u64, count: usize) -> Result<(), Box<Fai
         } else {
             generator.next(&tree::known(&pair.reference.root))
         });
-        let step = steps.last().unwrap();
+        let step = &steps[steps.len() - 1];
         match pair.apply(world, step) {
             Ok(succeeded) => generator.note(step, succeeded),
-            Err(what) => {
-                println!("seed {seed}: a difference after {} operations, shrinking it", steps.len());
-                return Err(shrink(world, &mut pair, seed, steps, what));
-            }
+            Err(what) => return Err(Failure { seed, found_after: steps.len(), steps, what }),
         }
     }
-    println!("seed {seed}: {count} operations in {:.1} s without a difference ({})", started.elapsed().as_secs_f64(), census(&steps));
+    let seconds = started.elapsed().as_secs_f64();
+    crate::record(&format!("- seed {seed}: {count} operations in {seconds:.0} s without a difference ({})", census(&steps)));
     Ok(())
 }
 
@@ -93,10 +103,8 @@ pub fn replay(world: &mut dyn World, list: &str) -> Result<(), Box<Failure>> {
 }
 
 /// Takes away pieces of the list, large ones first, as long as something still differs.
-fn shrink(world: &mut dyn World, pair: &mut Pair, seed: u64, steps: Vec<Step>, what: String) -> Box<Failure> {
+fn shrink(world: &mut dyn World, pair: &mut Pair, mut failure: Failure) -> Box<Failure> {
     let limit = Instant::now() + Duration::from_secs(crate::number("COSMOUNT_REFERENCE_SHRINK_SECONDS", 120));
-    let found_after = steps.len();
-    let mut failure = Failure { seed, found_after, steps, what };
     let mut piece = failure.steps.len().div_ceil(2);
     loop {
         let before = failure.steps.len();
