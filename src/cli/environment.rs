@@ -4,34 +4,10 @@ use std::path::PathBuf;
 
 use nix::unistd::geteuid;
 
+use crate::store::cos::Fixed;
+
 /// Marks a process that this program started: how, and that its secrets come through standard input.
 pub(super) const CHILD: &str = "COSMOUNT_CHILD";
-
-/// Variables with credentials, as the documentation and the tools of Tencent spell them.
-const CREDENTIALS: &[&str] = &[
-    "COS_SECRET_ID",
-    "COS_SECRET_KEY",
-    "COS_SESSION_TOKEN",
-    "COS_TOKEN",
-    "COS_SECRETID",
-    "COS_SECRETKEY",
-    "COS_SESSIONTOKEN",
-    "TENCENTCLOUD_SECRET_ID",
-    "TENCENTCLOUD_SECRET_KEY",
-    "TENCENTCLOUD_TOKEN",
-    "TENCENTCLOUD_SESSION_TOKEN",
-    "TENCENTCLOUD_SECRETID",
-    "TENCENTCLOUD_SECRETKEY",
-    "TENCENTCLOUD_SESSIONTOKEN",
-    "COSN_SECRET_ID",
-    "COSN_SECRET_KEY",
-    "COSACCESSKEYID",
-    "COSSECRETACCESSKEY",
-    "SECRETID",
-    "SECRETKEY",
-    "SECRET_ID",
-    "SECRET_KEY",
-];
 
 /// The value of a variable that is set to something.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
@@ -41,7 +17,7 @@ pub(super) fn variable(name: &str) -> Option<String> {
 
 /// Every variable with credentials that is set.
 pub(super) fn credentials() -> Vec<(String, String)> {
-    CREDENTIALS.iter().filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect()
+    Fixed::variables().filter_map(|name| Some((name.to_owned(), variable(name)?))).collect()
 }
 
 /// Where staging directories are unless told otherwise.
