@@ -12,7 +12,10 @@
 //! - S5: an unknown outcome can be settled: what we made carries our token, what we delete or replace is named by version.
 
 mod capabilities;
+mod checksum;
 mod error;
+pub mod memory;
+mod operation;
 mod types;
 
 use std::{fmt::Debug, ops::Range, sync::Arc};
@@ -23,6 +26,7 @@ use crate::support::Ctx;
 
 pub use capabilities::{Capabilities, Versioning};
 pub use error::{Error, Kind, Outcome};
+pub use operation::Operation;
 pub use types::{
     Acl, Body, BucketInfo, BucketName, CommitToken, ETag, Grant, Head, Key, ListRequest, Listed, Meta, ObjectVersion, OpenUpload, Page,
     Part, PartNumber, Payload, Replaces, Segment, Source, Sse, Stored, Tags, Upload, UploadId, VersionId,
