@@ -158,7 +158,16 @@ impl Vfs {
             }
             copied => copied?,
         };
+        // Handles read the copy from here on: the source is about to go.
+        let file = self.names.lock().open.get(&ino).map(|open| Arc::clone(&open.file));
+        if let (Some(new), Some(file)) = (&copied.origin, &file) {
+            self.data.carry(&head.version, new, std::slice::from_ref(&(0..new.size)));
+            file.rebase(new.clone());
+        }
         if let Err(error) = self.delete(cx, &head.version).await {
+            if let Some(file) = &file {
+                file.rebase(head.version.clone());
+            }
             // The old name stays; what was copied goes, unless it replaced something that cannot be had back.
             if plan.replaced.is_none()
                 && let Some(copy) = &copied.origin
@@ -168,17 +177,7 @@ impl Vfs {
             }
             return Err(error);
         }
-        let (file, orphan) = {
-            let mut names = self.names.lock();
-            let orphan = self.finish_move(&mut names, plan, Some(copied.clone()));
-            (names.open.get(&ino).map(|open| Arc::clone(&open.file)), orphan)
-        };
-        if let Some(new) = &copied.origin {
-            self.data.carry(&head.version, new, std::slice::from_ref(&(0..new.size)));
-            if let Some(file) = file {
-                file.rebase(new.clone());
-            }
-        }
+        let orphan = self.finish_move(&mut self.names.lock(), plan, Some(copied));
         if let Some(orphan) = orphan {
             orphan.orphan();
         }

@@ -206,6 +206,8 @@ impl Tree {
     /// Puts a new inode under `name`; one that was there loses its name. `key` gives the number. `own`: this mount made it just now. Who needs the
     /// inode raises, opens or pins it before the lock is given up.
     pub(super) fn insert(&mut self, parent: Ino, name: &Name, key: &str, facts: Facts, local: Local, own: bool, now: Instant) -> Ino {
+        // Pinned, because it may be empty and unused once the old entry has gone.
+        self.pin(parent);
         if let Some(old) = self.child(parent, name) {
             self.detach(old, if own { Nameless::Removed } else { Nameless::Lost });
         }
@@ -219,6 +221,7 @@ impl Tree {
         self.wheel.push_back(ino);
         self.unused.push_back(ino);
         self.link(parent, name, ino, own);
+        self.unpin(parent);
         ino
     }
 
@@ -253,6 +256,7 @@ impl Tree {
         let Some((old_parent, old_name)) = self.nodes.get(&ino).and_then(Node::dentry).map(|(parent, name)| (parent, name.clone())) else {
             return;
         };
+        self.pin(parent);
         if let Some(replaced) = self.child(parent, name)
             && replaced != ino
         {
@@ -269,6 +273,7 @@ impl Tree {
             node.touched = epoch;
         }
         self.link(parent, name, ino, true);
+        self.unpin(parent);
         self.settle(old_parent);
     }
 
@@ -356,11 +361,10 @@ impl Tree {
         names.retain(|name, _| !self.is_gone(ino, name, at));
         self.drop_listing(ino);
         let count = names.len();
-        let Some(directory) = self.directory_mut(ino) else { return };
         if count > self.most_listed {
             return;
         }
-        // The directory is borrowed anew, because the limit is the tree's.
+        let Some(directory) = self.directory_mut(ino) else { return };
         directory.misses = 0;
         directory.listing = Some(Listing { at, names });
         self.names_listed += count;
