@@ -56,7 +56,9 @@ impl std::fmt::Display for Failure {
 pub fn run(world: &mut dyn World, seed: u64, count: usize) -> Result<(), Box<Failure>> {
     let mut pair = Pair::new(world);
     search(world, &mut pair, seed, count).map_err(|failure| {
-        println!("{failure}\nshrinking this list");
+        let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("reference-{seed}"));
+        fs::write(&list, failure.to_string()).unwrap();
+        println!("seed {seed}: a difference after {} operations, listed in {}; shrinking them", failure.found_after, list.display());
         shrink(world, &mut pair, failure)
     })
 }
@@ -211,25 +213,30 @@ impl Pair {
     }
 }
 
-/// A directory of the local file system: against this the tester tests itself.
+/// Any directory: one of the local file system, against which the tester tests itself, or one that somebody else has mounted.
 #[derive(Debug)]
-pub struct LocalWorld {
+pub struct DirectoryWorld {
     directory: tempfile::TempDir,
     count: usize,
     defect: Option<String>,
 }
 
-impl LocalWorld {
-    pub fn new(defect: Option<&str>) -> Self {
+impl DirectoryWorld {
+    /// A temporary directory, whose processes have a defect.
+    pub fn local(defect: Option<&str>) -> Self {
         Self { directory: tempfile::tempdir().unwrap(), count: 0, defect: defect.map(str::to_owned) }
+    }
+
+    /// A directory made in this one.
+    pub fn within(parent: &Path) -> Self {
+        Self { directory: tempfile::tempdir_in(parent).unwrap(), count: 0, defect: None }
     }
 }
 
-impl World for LocalWorld {
+impl World for DirectoryWorld {
     fn fresh(&mut self) -> PathBuf {
         self.count += 1;
-        let path: &Path = self.directory.path();
-        let path = path.join(self.count.to_string());
+        let path = self.directory.path().join(self.count.to_string());
         fs::create_dir(&path).unwrap();
         path
     }

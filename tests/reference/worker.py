@@ -162,6 +162,8 @@ class Worker:
         return seen(os.pread(self.fd(slot), length, at))
 
     def seek(self, slot, at, end):
+        if stat.S_ISDIR(os.fstat(self.fd(slot)).st_mode):
+            raise Refused("positions in directories are the file system's own")
         return os.lseek(self.fd(slot), at, os.SEEK_END if end else os.SEEK_SET)
 
     def ftruncate(self, slot, size):
