@@ -118,7 +118,8 @@ impl Vfs {
         Attr {
             ino,
             kind: node.facts.kind,
-            nlink: if node.is_directory() { 2 * named } else { named },
+            // 1 for directories, too: 2 means "no subdirectories" to fts(3) with FTS_NOSTAT, which then does not go into them.
+            nlink: named,
             mode: attributes.mode.unwrap_or(mode),
             uid: attributes.uid.unwrap_or(self.config.uid),
             gid: attributes.gid.unwrap_or(self.config.gid),
@@ -262,7 +263,7 @@ impl Vfs {
             None => self.bucket.put(cx, &key, &meta, Payload::default(), &Replaces::Absent).await?,
         };
         if let Some(head) = &head {
-            self.data.carry(&head.version, &stored.version, std::slice::from_ref(&(0..head.version.size)));
+            self.data.carry(&self.bucket, &head.version, &stored.version, std::slice::from_ref(&(0..head.version.size)));
         }
         if let Some(file) = &file {
             file.rebase(stored.version.clone());
