@@ -192,7 +192,7 @@ impl Pair {
             action => {
                 self.unsettled |= matches!(action, Action::MapWrite { .. });
                 let mut operation = serde_json::to_value(action).unwrap();
-                if let Action::ListDuring { path, .. } = action {
+                if let Action::ListDuring { path, .. } | Action::ListRace { path, .. } = action {
                     operation["before"] = json!(tree::names(&self.reference.root.join(path)).unwrap_or_default());
                 }
                 let answer = self.both(|side| side.tell(step.process, &operation))?;
