@@ -95,7 +95,7 @@ fn search(world: &mut dyn World, pair: &mut Pair, seed: u64, count: usize) -> Re
 /// # Errors
 /// The sides differed.
 pub fn replay(world: &mut dyn World, list: &str) -> Result<(), Box<Failure>> {
-    let objects = list.lines().filter_map(|line| line.find('{').map(|at| &line[at..]));
+    let objects = list.lines().filter_map(|line| line.find("{\"process\"").map(|at| &line[at..]));
     let steps: Vec<Step> = objects.map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut pair = Pair::new(world);
     match pair.replay(world, &steps) {
