@@ -54,6 +54,9 @@ struct Args {
     /// Answer faults, log and counters under /_emulator/
     #[arg(long)]
     admin: bool,
+    /// Let requests without a signature do everything
+    #[arg(long)]
+    anonymous: bool,
     /// Refuse signatures that leave out the host or a parameter
     #[arg(long)]
     strict: bool,
@@ -106,6 +109,7 @@ fn config(args: Args) -> anyhow::Result<Config> {
         region: args.region,
         service_hosts: args.service_host,
         limits: Limits { min_part: args.min_part.unwrap_or(limits.min_part), ..limits },
+        anonymous: args.anonymous,
         strict_signatures: args.strict,
         latency: Duration::from_millis(args.latency),
         bandwidth: args.bandwidth,

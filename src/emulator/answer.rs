@@ -147,6 +147,7 @@ impl Answer {
             None => {}
         }
         record.answered(self.status.as_u16());
+        control.answers();
         let body = Body { pieces, pacers, wait: None, ready: None, record, control };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;

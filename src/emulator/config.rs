@@ -23,6 +23,8 @@ pub struct Config {
     pub service_hosts: Vec<String>,
     /// What COS limits; smaller for tests.
     pub limits: Limits,
+    /// Let requests without a signature do everything, for tools that cannot sign.
+    pub anonymous: bool,
     /// Refuse signatures that leave out `host` or a parameter.
     pub strict_signatures: bool,
     /// How long every answer takes at least.
@@ -49,6 +51,7 @@ impl Default for Config {
             region: "ap-guangzhou".to_owned(),
             service_hosts: Vec::new(),
             limits: Limits::default(),
+            anonymous: false,
             strict_signatures: false,
             latency: Duration::ZERO,
             bandwidth: None,

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 #[derive(Debug, Default)]
 pub(super) struct Control {
     aborted: AtomicBool,
+    head_due: AtomicBool,
     raw: Mutex<Option<Bytes>>,
 }
 
@@ -30,6 +31,19 @@ impl Control {
     /// Sends these bytes in place of whatever is written next, then closes.
     pub(super) fn say(&self, raw: Bytes) {
         *self.raw.lock() = Some(raw);
+    }
+
+    /// An answer begins with the next write.
+    pub(super) fn answers(&self) {
+        self.head_due.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn head_is_due(&self) -> bool {
+        self.head_due.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn head_is_out(&self) {
+        self.head_due.store(false, Ordering::SeqCst);
     }
 
     fn aborted(&self) -> bool {

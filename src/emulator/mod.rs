@@ -25,6 +25,7 @@ mod answer;
 mod auth;
 mod buckets;
 mod call;
+mod casing;
 mod clock;
 mod conditions;
 mod config;

@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::answer::{Answer, Body, Length};
 use super::auth::{self, Rules, Signed};
 use super::call::Call;
+use super::casing::Cased;
 use super::clock::{self, Pacer};
 use super::config::{Account, Config};
 use super::error::{Failure, Outcome};
@@ -117,6 +118,7 @@ impl Core {
     }
 
     async fn http(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin + Send, control: Arc<Control>) {
+        let stream = Cased::new(stream, Arc::clone(&control));
         let service = service_fn(move |request| Arc::clone(&self).serve(request, Arc::clone(&control)));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).max_buf_size(1 << 20).half_close(false);
@@ -256,7 +258,7 @@ impl Core {
         let signed = Signed { method: &method, path: &call.target.path, query: &call.target.query, headers: &call.headers };
         let rules = Rules { now, strict: self.config.strict_signatures, tokens_expired: call.plan.has(&Action::ExpireToken) };
         let accounts = self.accounts.read().clone();
-        if auth::verify(&accounts, signed, rules)?.is_none() {
+        if auth::verify(&accounts, signed, rules)?.is_none() && !self.config.anonymous {
             self.check_anonymous(call)?;
         }
         let _writing = call.target.op.writes_object().then(|| Writing::begin(self, call));
