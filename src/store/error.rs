@@ -76,6 +76,7 @@ struct Detail {
     message: String,
     request_id: Option<String>,
     tries: u32,
+    renewed: bool,
 }
 
 impl Error {
@@ -91,6 +92,7 @@ impl Error {
             message: message.into(),
             request_id: None,
             tries: 1,
+            renewed: false,
         }))
     }
 
@@ -131,6 +133,13 @@ impl Error {
         self
     }
 
+    /// Says that what it was refused for has been put right since: the clock's offset, the credentials.
+    #[must_use]
+    pub fn renewed(mut self) -> Self {
+        self.0.renewed = true;
+        self
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> Kind {
         self.0.kind
@@ -154,6 +163,11 @@ impl Error {
     /// The request's id, as the store's support wants it.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
+    }
+
+    /// Whether the same request, signed anew, may succeed at once.
+    pub fn is_renewed(&self) -> bool {
+        self.0.renewed
     }
 
     /// How often it was tried.
