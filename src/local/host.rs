@@ -353,11 +353,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-<<<<<<< HEAD
     use futures_util::FutureExt;
 
-=======
->>>>>>> data
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -455,7 +452,6 @@ mod tests {
         assert_eq!(left, [LOCK, "journal"]);
     }
 
-<<<<<<< HEAD
     /// Rule 3 of the face: with the only blocking thread busy, nothing that touches the disk gets anywhere.
     #[test]
     fn the_first_poll_does_not_touch_the_disk() {
@@ -483,8 +479,6 @@ mod tests {
         });
     }
 
-=======
->>>>>>> data
     #[tokio::test]
     async fn an_empty_directory_retires_and_a_full_one_stays() {
         let parent = tempfile::tempdir().unwrap();

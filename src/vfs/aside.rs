@@ -52,7 +52,7 @@ impl Vfs {
             Err(data::Error::Store(error)) if error.kind() == crate::store::Kind::NotFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        self.data.carry(&base, &stored.version, std::slice::from_ref(&(0..base.size)));
+        self.data.carry(&self.bucket, &base, &stored.version, std::slice::from_ref(&(0..base.size)));
         file.rebase(stored.version.clone());
         if let Some(open) = self.names.lock().open.get_mut(&ino) {
             open.helper = Some(stored.version);

@@ -114,11 +114,10 @@ impl Vfs {
             FileKind::Symlink => 0o777,
             FileKind::File | FileKind::Special(_) => self.config.file_mode,
         };
-        let named = u32::from(node.is_named());
         Attr {
             ino,
             kind: node.facts.kind,
-            nlink: if node.is_directory() { 2 * named } else { named },
+            nlink: u32::from(node.is_named()),
             mode: attributes.mode.unwrap_or(mode),
             uid: attributes.uid.unwrap_or(self.config.uid),
             gid: attributes.gid.unwrap_or(self.config.gid),
@@ -262,7 +261,7 @@ impl Vfs {
             None => self.bucket.put(cx, &key, &meta, Payload::default(), &Replaces::Absent).await?,
         };
         if let Some(head) = &head {
-            self.data.carry(&head.version, &stored.version, std::slice::from_ref(&(0..head.version.size)));
+            self.data.carry(&self.bucket, &head.version, &stored.version, std::slice::from_ref(&(0..head.version.size)));
         }
         if let Some(file) = &file {
             file.rebase(stored.version.clone());

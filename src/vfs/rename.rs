@@ -161,7 +161,7 @@ impl Vfs {
         // Handles read the copy from here on: the source is about to go.
         let file = self.names.lock().open.get(&ino).map(|open| Arc::clone(&open.file));
         if let (Some(new), Some(file)) = (&copied.origin, &file) {
-            self.data.carry(&head.version, new, std::slice::from_ref(&(0..new.size)));
+            self.data.carry(&self.bucket, &head.version, new, std::slice::from_ref(&(0..new.size)));
             file.rebase(new.clone());
         }
         if let Err(error) = self.delete(cx, &head.version).await {
@@ -248,7 +248,7 @@ impl Vfs {
         };
         for moved in &moved {
             if let Some(new) = &moved.facts.origin {
-                self.data.carry(&moved.old, new, std::slice::from_ref(&(0..new.size)));
+                self.data.carry(&self.bucket, &moved.old, new, std::slice::from_ref(&(0..new.size)));
             }
         }
         for (file, version) in rebased {
