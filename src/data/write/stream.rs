@@ -372,7 +372,10 @@ impl Content {
         let mut state = self.state.lock();
         let stream = &mut state.stream;
         while stream.parts.len() > first_new
-            && stream.parts.last().is_some_and(|going| going.answered.is_none() || going.planned.range.end - going.planned.range.start < smallest)
+            && stream
+                .parts
+                .last()
+                .is_some_and(|going| going.answered.is_none() || going.planned.range.end - going.planned.range.start < smallest)
         {
             stream.parts.pop();
         }
