@@ -216,6 +216,7 @@ mod tests {
         Attr {
             ino: Ino(0x1122_3344_5566_7788),
             kind: FileKind::Symlink,
+            nlink: 1,
             mode: 0o4751,
             nlink: 1,
             uid: 1000,

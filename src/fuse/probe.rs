@@ -72,8 +72,8 @@ impl Seen {
         Attr {
             ino: Ino(ino),
             kind,
-            mode,
             nlink: 1,
+            mode,
             uid: 0,
             gid: 0,
             size: size as u64,

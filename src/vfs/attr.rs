@@ -114,12 +114,10 @@ impl Vfs {
             FileKind::Symlink => 0o777,
             FileKind::File | FileKind::Special(_) => self.config.file_mode,
         };
-        let named = u32::from(node.is_named());
         Attr {
             ino,
             kind: node.facts.kind,
-            // 1 for directories, too: 2 means "no subdirectories" to fts(3) with FTS_NOSTAT, which then does not go into them.
-            nlink: named,
+            nlink: u32::from(node.is_named()),
             mode: attributes.mode.unwrap_or(mode),
             uid: attributes.uid.unwrap_or(self.config.uid),
             gid: attributes.gid.unwrap_or(self.config.gid),

@@ -94,7 +94,8 @@ pub struct Attr {
     pub ino: Ino,
     /// What it is.
     pub kind: FileKind,
-    /// How many names it has: 0 once its name was removed while it is open, else 1.
+    /// How many names it has: 0 once its name was removed while it is open, else 1. A directory has 1 and not 2, because 2 means "no subdirectories"
+    /// to fts(3) and old find(1).
     pub nlink: u32,
     /// Permission bits and setuid, setgid, sticky; no type bits.
     pub mode: u32,

@@ -95,7 +95,7 @@ fn search(world: &mut dyn World, pair: &mut Pair, seed: u64, count: usize) -> Re
 /// # Errors
 /// The sides differed.
 pub fn replay(world: &mut dyn World, list: &str) -> Result<(), Box<Failure>> {
-    let objects = list.lines().filter_map(|line| line.find('{').map(|at| &line[at..]));
+    let objects = list.lines().filter_map(|line| line.find("{\"process\"").map(|at| &line[at..]));
     let steps: Vec<Step> = objects.map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut pair = Pair::new(world);
     match pair.replay(world, &steps) {
@@ -192,7 +192,7 @@ impl Pair {
             action => {
                 self.unsettled |= matches!(action, Action::MapWrite { .. });
                 let mut operation = serde_json::to_value(action).unwrap();
-                if let Action::ListDuring { path, .. } = action {
+                if let Action::ListDuring { path, .. } | Action::ListRace { path, .. } = action {
                     operation["before"] = json!(tree::names(&self.reference.root.join(path)).unwrap_or_default());
                 }
                 let answer = self.both(|side| side.tell(step.process, &operation))?;
