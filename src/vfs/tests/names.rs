@@ -1,0 +1,2 @@
+//! wip
+use super::*;
