@@ -218,7 +218,6 @@ mod tests {
             kind: FileKind::Symlink,
             nlink: 1,
             mode: 0o4751,
-            nlink: 1,
             uid: 1000,
             gid: 1001,
             size: 1025,
