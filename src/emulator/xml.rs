@@ -102,7 +102,7 @@ pub(super) struct Element {
     pub(super) text: String,
     /// The attribute `xsi:type`.
     pub(super) kind: Option<String>,
-    pub(super) children: Vec<Element>,
+    pub(super) children: Vec<Self>,
 }
 
 impl Element {
