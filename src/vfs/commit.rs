@@ -152,6 +152,10 @@ impl Vfs {
                     let mut names = self.names.lock();
                     let old = names.tree.node(ino).and_then(|node| node.dentry().map(|(_, name)| name.clone()));
                     names.tree.rename(ino, parent, &beside, self.clock.now());
+                    // The old name is there, as somebody else's.
+                    if let Some(old) = &old {
+                        names.tree.ask_again(parent, old);
+                    }
                     old
                 };
                 // The kernel still takes the old name for this inode.
