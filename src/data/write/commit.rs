@@ -123,11 +123,12 @@ impl Content {
     async fn make(self: &Arc<Self>, cx: &Ctx, target: Target) -> Result<Option<Committed>> {
         self.room.commits.add(1);
         self.settle(cx).await?;
-        let (target, untold) = {
+        let (target, dirty, untold) = {
             let state = self.state.lock();
-            (state.informed(target), state.untold.clone().filter(|_| !state.extents.is_dirty()))
+            (state.informed(target), state.extents.is_dirty(), state.untold.clone())
         };
-        if let Some(made) = untold {
+        if !dirty {
+            let Some(made) = untold else { return Ok(None) };
             return self.bring_up_to_date(cx, &target, made).await.map(Some);
         }
         let replaces = target.replaces.clone();

@@ -228,7 +228,8 @@ impl Content {
 
 impl State {
     fn is_dirty(&self) -> bool {
-        !self.orphan && (self.extents.is_dirty() || self.untold.is_some())
+        // What may have been sent may differ from the base as it is known, and so from what is here.
+        !self.orphan && (self.extents.is_dirty() || self.untold.is_some() || self.unsettled.is_some())
     }
 }
 
