@@ -103,6 +103,8 @@ fn headers_lie_where_asked() {
     }
     let hostile = get(Action::Header { name: "x-cos-meta-a".into(), value: "\u{80}\u{ff}".into() });
     assert!(hostile.headers.iter().any(|(name, value)| name == "x-cos-meta-a" && value == b"\x80\xff"), "{hostile:?}");
+    let endless = get(Action::Header { name: "content-length".into(), value: "1099511627776".into() });
+    assert!(endless.broken && endless.header("content-length") == Some("1099511627776"), "{endless:?}");
     let raw = get(Action::Raw { bytes: b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX: \x00\r\n\r\n!".to_vec() });
     assert_eq!(raw.body, b"!");
     assert!(raw.headers.iter().any(|(name, value)| name == "X" && value == b"\x00"));
@@ -143,6 +145,10 @@ fn complete_answers_early_with_blanks() {
 fn answers_are_slow_late_or_never() {
     let begun = Instant::now();
     get(Action::SlowBody { bytes_per_second: 50 });
+    assert!(begun.elapsed() >= Duration::from_millis(190), "{:?}", begun.elapsed());
+    let emulator = struck(Op::PutObject, Action::SlowRequest { bytes_per_second: 500_000 });
+    let begun = Instant::now();
+    assert_eq!(emulator.put("/new", &[0; 100_000]).status, 200);
     assert!(begun.elapsed() >= Duration::from_millis(190), "{:?}", begun.elapsed());
     let begun = Instant::now();
     get(Action::Delay { delay: Duration::from_millis(100) });
