@@ -38,6 +38,24 @@ pub enum Error {
     NoProgress(#[from] NoProgress),
 }
 
+impl Error {
+    /// The same error once more: a fetch or commit that failed tells everybody who waited for it.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Stale => Self::Stale,
+            Self::Conflict => Self::Conflict,
+            Self::Exists => Self::Exists,
+            Self::NoRoom => Self::NoRoom,
+            Self::Streaming => Self::Streaming,
+            Self::Archived => Self::Archived,
+            Self::TooLarge => Self::TooLarge,
+            Self::Store(error) => Self::Store(error.clone()),
+            Self::Staging(error) => Self::Staging(std::io::Error::new(error.kind(), error.to_string())),
+            Self::NoProgress(late) => Self::NoProgress(*late),
+        }
+    }
+}
+
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
         match error.kind() {

@@ -7,11 +7,16 @@
 //! place only when it is in the next), D4 (one upload per file, commits in order), D5 (memory within the budget, every wait ends), D7.
 //! This room knows no inode numbers and no paths.
 
+mod cache;
 mod error;
+mod file;
+mod read;
+mod write;
+
+#[cfg(test)]
+mod tests;
 
 use std::{ops::Range, sync::Arc, time::SystemTime};
-
-use bytes::Bytes;
 
 use crate::local::Disk;
 
@@ -20,6 +25,8 @@ use crate::store::{Bucket, Key, Meta, ObjectVersion, Replaces, Stored};
 use crate::support::{Budget, ByteSize, Clock, Ctx, Metrics, TaskGroup};
 
 pub use error::Error;
+pub use file::{At, File, Frozen, Written};
+pub use read::Reader;
 
 /// What a call of this room returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -35,11 +42,39 @@ pub struct Config {
     pub largest_window: ByteSize,
     /// Most bytes that staging may hold.
     pub staging_limit: ByteSize,
+    /// A defect that the differential tester is to find; `None` but in its tests.
+    pub(crate) defect: Option<Defect>,
+}
+
+/// Defects built in to prove that the differential tester finds such things. Set in debug builds only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Defect {
+    /// A file cut and extended again shows what the base had there.
+    OldBytesInHole,
+    /// A commit sends zeros for the last extent in memory.
+    LastExtentDroppedAtFlush,
+    /// An O_APPEND write behind a cut of the base goes nowhere.
+    AppendLostAfterTruncate,
+}
+
+impl Default for Config {
+    /// The defaults of the command line.
+    fn default() -> Self {
+        Self {
+            part_size: ByteSize::mib(8),
+            parallel_parts: 4,
+            largest_window: ByteSize::mib(32),
+            staging_limit: ByteSize::gib(10),
+            defect: None,
+        }
+    }
 }
 
 /// The data of one mount: its block cache, its memory, its staging.
 #[derive(Debug)]
-pub struct Data {}
+pub struct Data {
+    room: Arc<write::Room>,
+}
 
 impl Data {
     /// Makes the room. Without `staging` nothing is spilled: a writer that finds no memory gets [`Error::NoRoom`].
@@ -51,21 +86,21 @@ impl Data {
         tasks: Arc<TaskGroup>,
         metrics: &Metrics,
     ) -> Arc<Self> {
-        unimplemented!("the data room")
+        Arc::new(Self { room: write::Room::new(config, budget, staging, clock, tasks, metrics) })
     }
 
     /// The content of an inode that is being opened: of `base`, or nothing yet.
     pub fn open(self: &Arc<Self>, bucket: Arc<dyn Bucket>, base: Option<ObjectVersion>) -> Arc<File> {
-        unimplemented!("the data room")
+        File::new(self.room.open(bucket, base))
     }
 
-    /// Gives the cached blocks of `old` in `clean` to `new`, which took these ranges from it unchanged (rename, self-copy).
-    pub fn carry(&self, old: &ObjectVersion, new: &ObjectVersion, clean: &[Range<u64>]) {
-        unimplemented!("the data room")
+    /// Gives the cached blocks of `old` in `clean` to `new`, which took these ranges from it unchanged (rename, self-copy). Both are of `bucket`.
+    pub fn carry(&self, bucket: &Arc<dyn Bucket>, old: &ObjectVersion, new: &ObjectVersion, clean: &[Range<u64>]) {
+        self.room.carry(bucket, old, new, clean);
     }
 
     /// Makes an object of `source` under `to` on the server, whatever its size: one copy, or part copies above the limit of one.
-    /// `on_upload` is told the id of an upload before any part of it is sent (for the journal).
+    /// It carries `meta` with a token of its own.
     pub async fn copy_object(
         &self,
         cx: &Ctx,
@@ -75,31 +110,13 @@ impl Data {
         meta: &Meta,
         replaces: &Replaces,
     ) -> Result<Stored> {
-        unimplemented!("the data room")
+        write::copy_object(&self.room, cx, bucket, source, to, meta, replaces).await
     }
 
     /// Bytes of files that are dirty now, in memory and staging together.
     pub fn dirty_bytes(&self) -> u64 {
-        unimplemented!("the data room")
+        self.room.dirty_bytes()
     }
-}
-
-/// Where a write lands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum At {
-    /// At this offset.
-    Offset(u64),
-    /// At the end of the file, whatever it is when the write is done (O_APPEND).
-    End,
-}
-
-/// What a write did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
-    /// Where it landed.
-    pub offset: u64,
-    /// The file's size after it.
-    pub size: u64,
 }
 
 /// What a commit is to make. Given anew with every commit, because names and attributes change between them.
@@ -124,92 +141,6 @@ pub struct Committed {
     pub stored: Stored,
     /// What it carries now, times and token included.
     pub meta: Meta,
-    /// Set when the object carries no times: its Last-Modified.
+    /// Set when a stream's object carries no times: its Last-Modified.
     pub last_modified: Option<SystemTime>,
-}
-
-/// The pattern of one handle's reads.
-#[derive(Debug)]
-pub struct Reader {}
-
-/// The bytes of one open file.
-#[derive(Debug)]
-pub struct File {}
-
-/// While it lives, writes to the file wait.
-#[derive(Debug)]
-pub struct Frozen {}
-
-impl File {
-    /// A pattern of reads of its own, for a new handle.
-    pub fn reader(&self) -> Reader {
-        unimplemented!("the data room")
-    }
-
-    /// The size a program sees now.
-    pub fn size(&self) -> u64 {
-        unimplemented!("the data room")
-    }
-
-    /// Whether a commit would send anything.
-    pub fn is_dirty(&self) -> bool {
-        unimplemented!("the data room")
-    }
-
-    /// The version its clean bytes come from; `None` while nothing of it was ever committed.
-    pub fn base(&self) -> Option<ObjectVersion> {
-        unimplemented!("the data room")
-    }
-
-    /// The bytes of `range`, clipped to the file, as slices in order. Sees every acknowledged write.
-    pub async fn read(self: &Arc<Self>, cx: &Ctx, reader: &Reader, range: Range<u64>) -> Result<Vec<Bytes>> {
-        unimplemented!("the data room")
-    }
-
-    /// Takes the bytes: they are in memory or staging when it returns.
-    pub async fn write(self: &Arc<Self>, cx: &Ctx, at: At, bytes: Bytes) -> Result<Written> {
-        unimplemented!("the data room")
-    }
-
-    /// Cuts or extends (with a hole) to `size`; sent by the next commit.
-    pub async fn truncate(self: &Arc<Self>, cx: &Ctx, size: u64) -> Result<()> {
-        unimplemented!("the data room")
-    }
-
-    /// A sequential write from the start of a new or truncated file may leave as parts while it is being written; they become `target`.
-    /// The last call counts; `None` (a second handle, a reader, a rename under way) makes the file gather from now on.
-    pub fn stream_to(&self, target: Option<Target>) {
-        unimplemented!("the data room")
-    }
-
-    /// Makes the file's bytes as they are at this call the object `target`. `None`: nothing was dirty (metadata alone is not sent). Calls that
-    /// arrive during a commit share the next one. On an error the file stays dirty and no byte is lost.
-    pub async fn commit(self: &Arc<Self>, cx: &Ctx, target: Target) -> Result<Option<Committed>> {
-        unimplemented!("the data room")
-    }
-
-    /// Shuts the gate: returns when no write is under way; later ones wait until the guard is dropped.
-    pub async fn freeze(self: &Arc<Self>, cx: &Ctx) -> Result<Frozen> {
-        unimplemented!("the data room")
-    }
-
-    /// The same bytes are under another key or version now (rename, self-copy, put aside): clean bytes come from `version` from here on.
-    pub fn rebase(&self, version: ObjectVersion) {
-        unimplemented!("the data room")
-    }
-
-    /// Fetches what only the base has into memory or staging, so that the base may go. [`Error::NoRoom`] if it does not fit.
-    pub async fn localise(self: &Arc<Self>, cx: &Ctx) -> Result<()> {
-        unimplemented!("the data room")
-    }
-
-    /// Whether no byte of the base is needed any longer.
-    pub fn is_local(&self) -> bool {
-        unimplemented!("the data room")
-    }
-
-    /// The name is gone: nothing will be committed any more, an open upload is aborted. The bytes stay readable and writable.
-    pub fn orphan(&self) {
-        unimplemented!("the data room")
-    }
 }

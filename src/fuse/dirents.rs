@@ -18,7 +18,7 @@ use std::{
 
 use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, RequestId};
 
-use crate::fuse::convert::{self, BLOCK_SIZE, LINKS};
+use crate::fuse::convert::{self, BLOCK_SIZE};
 use crate::vfs::{Attr, DirEntry, DirSink, Entry, Ino, Pushed};
 
 /// `struct fuse_out_header`: length, error, the request's id.
@@ -101,7 +101,7 @@ impl Page {
             self.u32(nanos);
         }
         self.u32(convert::type_bits(attr.kind) | (attr.mode & 0o7777));
-        self.u32(LINKS);
+        self.u32(attr.nlink);
         self.u32(attr.uid);
         self.u32(attr.gid);
         self.u32(0); // rdev
@@ -216,6 +216,7 @@ mod tests {
         Attr {
             ino: Ino(0x1122_3344_5566_7788),
             kind: FileKind::Symlink,
+            nlink: 1,
             mode: 0o4751,
             uid: 1000,
             gid: 1001,

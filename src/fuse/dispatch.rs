@@ -47,6 +47,7 @@ pub(super) struct Request {
     pub(super) ino: u64,
     pub(super) pid: u32,
     pub(super) uid: u32,
+    pub(super) gid: u32,
 }
 
 impl Dispatch {
@@ -67,7 +68,8 @@ impl Dispatch {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let _runtime = self.runtime.enter();
-        let cx = Ctx::new(Arc::clone(&self.clock), self.patience, request.pid, request.uid);
+        let mut cx = Ctx::new(Arc::clone(&self.clock), self.patience, request.pid, request.uid);
+        cx.gid = Some(request.gid);
         // The outer net: a panic while the future is made or the answer is encoded. The reply object is dropped with it and answers EIO.
         let ended = catch_unwind(AssertUnwindSafe(|| {
             let mut work: Pin<Box<dyn Future<Output = Result<T>> + Send>> = Box::pin(work(cx.clone()));
@@ -120,7 +122,7 @@ async fn patiently<T>(cx: &Ctx, work: impl Future<Output = T>) -> std::result::R
 
 fn finish<R, T>(request: Request, reply: R, result: Result<T>, answer: impl FnOnce(R, Result<T>)) {
     if let Err(error) = &result {
-        let Request { operation, ino, pid, uid } = request;
+        let Request { operation, ino, pid, uid, .. } = request;
         let errno = errno(error);
         if is_trouble(errno) {
             tracing::warn!(operation, ino, pid, uid, errno = errno.code(), "{error}");
@@ -170,7 +172,7 @@ mod tests {
     fn fixture() -> (Dispatch, Request, mpsc::UnboundedReceiver<Answered>, Reply) {
         let dispatch = Dispatch::new(Handle::current(), Arc::new(SystemClock), Duration::from_secs(90));
         let (tell, told) = mpsc::unbounded_channel();
-        (dispatch, Request { operation: "test", ino: 1, pid: 2, uid: 3 }, told, Reply(Some(tell)))
+        (dispatch, Request { operation: "test", ino: 1, pid: 2, uid: 3, gid: 4 }, told, Reply(Some(tell)))
     }
 
     const EIO: Answered = Answered::With(Err(nix::libc::EIO));

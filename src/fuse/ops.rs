@@ -81,7 +81,7 @@ impl Front {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let request = dispatch::Request { operation, ino: ino.0, pid: request.pid(), uid: request.uid() };
+        let request = dispatch::Request { operation, ino: ino.0, pid: request.pid(), uid: request.uid(), gid: request.gid() };
         self.dispatch.run(request, reply, |cx| work(Arc::clone(&self.vfs), cx), answer);
     }
 

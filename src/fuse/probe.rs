@@ -69,7 +69,18 @@ impl Seen {
             (_, true) => (FileKind::Symlink, 0o777),
             _ => (FileKind::File, 0o644),
         };
-        Attr { ino: Ino(ino), kind, mode, uid: 0, gid: 0, size: size as u64, atime: UNIX_EPOCH, mtime: UNIX_EPOCH, ctime: UNIX_EPOCH }
+        Attr {
+            ino: Ino(ino),
+            kind,
+            nlink: 1,
+            mode,
+            uid: 0,
+            gid: 0,
+            size: size as u64,
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+        }
     }
 
     fn by_ino(&self, ino: u64) -> Option<Attr> {

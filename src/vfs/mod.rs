@@ -4,24 +4,53 @@
 //! V4 (a failed operation leaves the tree as before), V5, V6 (no object that an open handle here needs is destroyed), V7 (only a complete
 //! answer of COS means absent). This room knows no blocks and no parts.
 
+mod aside;
+mod attr;
+mod claims;
+mod commit;
+mod create;
+mod dir;
 mod error;
+mod handles;
+mod index;
+mod io;
 mod keymap;
+mod lookup;
 mod meta;
+mod open;
+mod remove;
+mod rename;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod xattr;
 
 use std::{
+    collections::HashMap,
     ffi::OsStr,
     fmt::Debug,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 
 use crate::data::Data;
 
-use crate::store::Bucket;
+use crate::store::{Bucket, CommitToken, Key};
 
-use crate::support::{Budget, Clock, Ctx, Metrics, TaskGroup};
+use crate::support::{Budget, Clock, Ctx, Metrics, Share, TaskGroup};
+
+use claims::Claims;
+use handles::{Handles, OpenFile};
+use index::Index;
+use keymap::KeyMap;
+use meta::Attributes;
+use tree::{Facts, Local, Nameless, Place, Tree};
 
 pub use error::Error;
 
@@ -65,6 +94,9 @@ pub struct Attr {
     pub ino: Ino,
     /// What it is.
     pub kind: FileKind,
+    /// How many names it has: 0 once its name was removed while it is open, else 1. A directory has 1 and not 2, because 2 means "no subdirectories"
+    /// to fts(3) and old find(1).
+    pub nlink: u32,
     /// Permission bits and setuid, setgid, sticky; no type bits.
     pub mode: u32,
     /// Owner.
@@ -308,6 +340,19 @@ pub struct Config {
     pub direct_io: bool,
     /// Keys that are no names: escaped, or else hidden.
     pub escape_unspellable: bool,
+    /// A defect built in on purpose, which the differential tester has to find. Never set by the command line.
+    pub defect: Option<Defect>,
+}
+
+/// Defects that can be built in, to see that the tests find them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// A renamed name is still found under its old name.
+    StaleDentryAfterRename,
+    /// A file that replaced another shows the other's size.
+    WrongSizeAfterRenameOver,
+    /// An entry that is created while its directory is listed is not found afterwards.
+    EntryCreatedDuringListingLost,
 }
 
 /// What stopping left behind.
@@ -319,13 +364,38 @@ pub struct Left {
     pub bytes: u64,
 }
 
-/// The file system of one mount.
+/// The file system of one mount. One method per operation, named as POSIX names it, each in the file of its kind; all may be dropped at any await.
 #[derive(Debug)]
-pub struct Vfs {}
+pub struct Vfs {
+    config: Config,
+    bucket: Arc<dyn Bucket>,
+    data: Arc<Data>,
+    notify: Arc<dyn Notify>,
+    clock: Arc<dyn Clock>,
+    tasks: Arc<TaskGroup>,
+    keys: KeyMap,
+    handles: Handles,
+    index: Index,
+    /// Set once, by [`Vfs::drain`]: nothing is changed any more.
+    stopping: AtomicBool,
+    /// Wakes whoever waits for a claim.
+    released: tokio::sync::Notify,
+    /// Guards inodes, open files and claims together, so that an operation tells all of them at once. Never held while waiting.
+    names: Mutex<Names>,
+}
 
-/// One method per operation, named as POSIX names it. All may be dropped at any await.
+/// What the lock of a [`Vfs`] guards.
+#[derive(Debug)]
+struct Names {
+    tree: Tree,
+    /// Files that have handles, or bytes that are not committed.
+    open: HashMap<Ino, OpenFile>,
+    claims: Claims,
+}
+
 impl Vfs {
     /// Makes the file system over an open bucket. Asks nothing yet.
+    #[expect(clippy::too_many_arguments, reason = "the rooms below, handed in by the one place that builds them")]
     pub fn new(
         config: Config,
         bucket: Arc<dyn Bucket>,
@@ -334,157 +404,118 @@ impl Vfs {
         budget: Budget,
         clock: Arc<dyn Clock>,
         tasks: Arc<TaskGroup>,
-        metrics: &Metrics,
+        _metrics: &Metrics,
     ) -> Arc<Self> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Finds a name.
-    pub async fn lookup(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr) -> Result<Lookup> {
-        unimplemented!("the vfs room")
+        let memory = budget.share(Share::Names);
+        let root = Facts { kind: FileKind::Directory, attributes: Attributes::default(), origin: None, modified: clock.wall() };
+        let seed = format!("{}/{}", bucket.name().as_str(), config.prefix);
+        let tree = Tree::new(&seed, memory * 3 / 4, root, clock.now());
+        Arc::new(Self {
+            keys: KeyMap::new(&config.prefix, config.escape_unspellable),
+            handles: Handles::default(),
+            index: Index::new(memory / 4),
+            stopping: AtomicBool::new(false),
+            released: tokio::sync::Notify::new(),
+            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default() }),
+            config,
+            bucket,
+            data,
+            notify,
+            clock,
+            tasks,
+        })
     }
 
     /// The kernel gives back `count` references.
     pub fn forget(&self, ino: Ino, count: u64) {
-        unimplemented!("the vfs room")
+        self.names.lock().tree.forget(ino, count);
     }
 
-    /// Attributes, and how long they may be believed.
-    pub async fn getattr(self: &Arc<Self>, cx: &Ctx, ino: Ino, fh: Option<Fh>) -> Result<Entry> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Changes attributes.
-    pub async fn setattr(self: &Arc<Self>, cx: &Ctx, ino: Ino, fh: Option<Fh>, change: SetAttr) -> Result<Entry> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Opens a file.
-    pub async fn open(self: &Arc<Self>, cx: &Ctx, ino: Ino, flags: OpenFlags) -> Result<Opened> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Creates a file, or opens it if it is there and `flags` do not exclude that. `mode` has the umask applied.
-    pub async fn create(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr, mode: u32, flags: OpenFlags) -> Result<(Entry, Opened)> {
-        unimplemented!("the vfs room")
-    }
-
-    /// The bytes at `offset`, fewer at the end of the file, as slices in order.
-    pub async fn read(self: &Arc<Self>, cx: &Ctx, fh: Fh, offset: u64, size: u32) -> Result<Vec<Bytes>> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Writes; returns how many bytes. `owner` is `None` for pages of a mapping or of the page cache (`from_page_cache`), which land at their own
-    /// offset whatever the flags.
-    pub async fn write(
-        self: &Arc<Self>,
-        cx: &Ctx,
-        fh: Fh,
-        offset: u64,
-        bytes: Bytes,
-        from_page_cache: bool,
-        owner: Option<Owner>,
-    ) -> Result<u32> {
-        unimplemented!("the vfs room")
-    }
-
-    /// close(2) of one duplicate of the handle.
-    pub async fn flush(self: &Arc<Self>, cx: &Ctx, fh: Fh, owner: Owner) -> Result<()> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Returns when the file's bytes and attributes are in COS.
-    pub async fn fsync(self: &Arc<Self>, cx: &Ctx, fh: Fh) -> Result<()> {
-        unimplemented!("the vfs room")
-    }
-
-    /// The last duplicate of the handle is gone. Never fails; what is still dirty is committed behind it.
-    pub fn release(self: &Arc<Self>, fh: Fh) {
-        unimplemented!("the vfs room")
-    }
-
-    /// Opens a directory.
-    pub async fn opendir(self: &Arc<Self>, cx: &Ctx, ino: Ino) -> Result<Fh> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Entries behind `offset` (0: the beginning), until the sink is full or the directory ends. With `plus`, entries carry attributes where they are known.
-    pub async fn readdir(self: &Arc<Self>, cx: &Ctx, fh: Fh, offset: u64, plus: bool, sink: &mut dyn DirSink) -> Result<()> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Closes a directory.
-    pub fn releasedir(&self, fh: Fh) {
-        unimplemented!("the vfs room")
-    }
-
-    /// Returns when every create, unlink and rename in the directory is in COS.
-    pub async fn fsyncdir(self: &Arc<Self>, cx: &Ctx, fh: Fh) -> Result<()> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Makes a directory. `mode` has the umask applied.
-    pub async fn mkdir(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr, mode: u32) -> Result<Entry> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Makes a regular file without opening it; other kinds are refused. `mode` has the umask applied and holds the type bits.
-    pub async fn mknod(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr, mode: u32) -> Result<Entry> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Makes a symbolic link.
-    pub async fn symlink(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr, target: &OsStr) -> Result<Entry> {
-        unimplemented!("the vfs room")
-    }
-
-    /// A symbolic link's target.
-    pub async fn readlink(self: &Arc<Self>, cx: &Ctx, ino: Ino) -> Result<Bytes> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Removes a file's name.
-    pub async fn unlink(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr) -> Result<()> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Removes an empty directory.
-    pub async fn rmdir(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr) -> Result<()> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Moves a name.
-    pub async fn rename(self: &Arc<Self>, cx: &Ctx, from: (Ino, &OsStr), to: (Ino, &OsStr), mode: RenameMode) -> Result<()> {
-        unimplemented!("the vfs room")
-    }
-
-    /// The file system's size.
+    /// The file system's size: as good as endless.
     pub fn statfs(&self) -> StatFs {
-        unimplemented!("the vfs room")
-    }
-
-    /// One extended attribute.
-    pub async fn getxattr(self: &Arc<Self>, cx: &Ctx, ino: Ino, name: &OsStr) -> Result<Bytes> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Names of the extended attributes.
-    pub async fn listxattr(self: &Arc<Self>, cx: &Ctx, ino: Ino) -> Result<Vec<String>> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Sets an extended attribute.
-    pub async fn setxattr(self: &Arc<Self>, cx: &Ctx, ino: Ino, name: &OsStr, value: &[u8], how: SetXattr) -> Result<()> {
-        unimplemented!("the vfs room")
-    }
-
-    /// Removes an extended attribute.
-    pub async fn removexattr(self: &Arc<Self>, cx: &Ctx, ino: Ino, name: &OsStr) -> Result<()> {
-        unimplemented!("the vfs room")
+        StatFs { block_size: 4096, blocks: 1 << 40, free: 1 << 40, files: 1 << 40, name_max: 255 }
     }
 
     /// Refuses new changes, commits what is dirty, and says what could not be.
     pub async fn drain(self: &Arc<Self>, cx: &Ctx) -> Left {
-        unimplemented!("the vfs room")
+        self.stopping.store(true, Ordering::Relaxed);
+        let dirty = self.names.lock().uncommitted();
+        stream::iter(dirty)
+            .for_each_concurrent(DRAINED_AT_ONCE, |ino| async move {
+                if let Err(error) = self.commit(cx, ino).await {
+                    tracing::error!(ino = ino.0, %error, "a file's changes are not in COS");
+                }
+            })
+            .await;
+        let files: Vec<_> = {
+            let names = self.names.lock();
+            names.uncommitted().iter().filter_map(|ino| names.open.get(ino)).map(|open| Arc::clone(&open.file)).collect()
+        };
+        Left { files: files.len(), bytes: if files.is_empty() { 0 } else { self.data.dirty_bytes() } }
+    }
+
+    /// Refuses what would change something where nothing may be changed.
+    fn may_change(&self) -> Result<()> {
+        if self.config.read_only {
+            return Err(Error::ReadOnly);
+        }
+        if self.stopping.load(Ordering::Relaxed) { Err(Error::Stopping) } else { Ok(()) }
+    }
+
+    /// Runs `work` to its end even if the caller is dropped: for what takes several requests and must not stop between them.
+    async fn whole<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.tasks.spawn(async move {
+            // Nobody listens any more if the caller was dropped; the work is done all the same.
+            let _ = tell.send(work.await);
+        });
+        told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".to_owned())))
+    }
+
+    /// A mark for a new object, by which an unknown outcome is settled.
+    fn token(&self) -> CommitToken {
+        let mut bytes = [0; 16];
+        self.clock.chance(&mut bytes);
+        CommitToken::from_bytes(bytes)
     }
 }
+
+impl Names {
+    /// The prefix of the keys below the directory `ino`; [`Error::Stale`] if it has no name any longer.
+    fn directory_key(&self, keys: &KeyMap, ino: Ino) -> Result<String> {
+        let node = self.tree.node(ino).ok_or(Error::Stale)?;
+        if !node.is_directory() {
+            return Err(Error::NotADirectory);
+        }
+        keys.directory(self.tree.path(ino).ok_or(Error::NotFound)?.iter())
+    }
+
+    /// The key that the object of `ino` has, or will have: of a directory that of its marker.
+    fn key(&self, keys: &KeyMap, ino: Ino) -> Result<Key> {
+        let node = self.tree.node(ino).ok_or(Error::Stale)?;
+        if node.is_directory() {
+            let marker = self.directory_key(keys, ino)?;
+            // Other tools keep a directory under a key without the slash; it stays where it is.
+            let stem = marker.trim_end_matches('/');
+            let old_form = node.facts.origin.as_ref().filter(|origin| origin.key.as_str() == stem);
+            return Ok(old_form.map_or_else(|| Key::new(&marker), |origin| origin.key.clone()));
+        }
+        let (parent, name) = node.dentry().ok_or(Error::Stale)?;
+        keys.child(&self.directory_key(keys, parent)?, name)
+    }
+
+    /// Files whose changes are not in COS.
+    fn uncommitted(&self) -> Vec<Ino> {
+        let dirty = |ino: &Ino| {
+            self.tree.node(*ino).is_some_and(|node| {
+                let open = self.open.get(ino);
+                node.place != Place::Nowhere(Nameless::Removed)
+                    && (node.local != Local::Clean || open.is_some_and(|open| open.changed.is_some()))
+            })
+        };
+        self.open.keys().copied().filter(dirty).collect()
+    }
+}
+
+/// Files that [`Vfs::drain`] commits at once.
+const DRAINED_AT_ONCE: usize = 16;

@@ -56,7 +56,9 @@ impl std::fmt::Display for Failure {
 pub fn run(world: &mut dyn World, seed: u64, count: usize) -> Result<(), Box<Failure>> {
     let mut pair = Pair::new(world);
     search(world, &mut pair, seed, count).map_err(|failure| {
-        println!("{failure}\nshrinking this list");
+        let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("reference-{seed}"));
+        fs::write(&list, failure.to_string()).unwrap();
+        println!("seed {seed}: a difference after {} operations, listed in {}; shrinking them", failure.found_after, list.display());
         shrink(world, &mut pair, failure)
     })
 }
@@ -93,7 +95,7 @@ fn search(world: &mut dyn World, pair: &mut Pair, seed: u64, count: usize) -> Re
 /// # Errors
 /// The sides differed.
 pub fn replay(world: &mut dyn World, list: &str) -> Result<(), Box<Failure>> {
-    let objects = list.lines().filter_map(|line| line.find('{').map(|at| &line[at..]));
+    let objects = list.lines().filter_map(|line| line.find("{\"process\"").map(|at| &line[at..]));
     let steps: Vec<Step> = objects.map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut pair = Pair::new(world);
     match pair.replay(world, &steps) {
@@ -190,7 +192,7 @@ impl Pair {
             action => {
                 self.unsettled |= matches!(action, Action::MapWrite { .. });
                 let mut operation = serde_json::to_value(action).unwrap();
-                if let Action::ListDuring { path, .. } = action {
+                if let Action::ListDuring { path, .. } | Action::ListRace { path, .. } = action {
                     operation["before"] = json!(tree::names(&self.reference.root.join(path)).unwrap_or_default());
                 }
                 let answer = self.both(|side| side.tell(step.process, &operation))?;
@@ -211,25 +213,30 @@ impl Pair {
     }
 }
 
-/// A directory of the local file system: against this the tester tests itself.
+/// Any directory: one of the local file system, against which the tester tests itself, or one that somebody else has mounted.
 #[derive(Debug)]
-pub struct LocalWorld {
+pub struct DirectoryWorld {
     directory: tempfile::TempDir,
     count: usize,
     defect: Option<String>,
 }
 
-impl LocalWorld {
-    pub fn new(defect: Option<&str>) -> Self {
+impl DirectoryWorld {
+    /// A temporary directory, whose processes have a defect.
+    pub fn local(defect: Option<&str>) -> Self {
         Self { directory: tempfile::tempdir().unwrap(), count: 0, defect: defect.map(str::to_owned) }
+    }
+
+    /// A directory made in this one.
+    pub fn within(parent: &Path) -> Self {
+        Self { directory: tempfile::tempdir_in(parent).unwrap(), count: 0, defect: None }
     }
 }
 
-impl World for LocalWorld {
+impl World for DirectoryWorld {
     fn fresh(&mut self) -> PathBuf {
         self.count += 1;
-        let path: &Path = self.directory.path();
-        let path = path.join(self.count.to_string());
+        let path = self.directory.path().join(self.count.to_string());
         fs::create_dir(&path).unwrap();
         path
     }

@@ -56,6 +56,8 @@ pub enum Action {
     RemoveXattr { path: String, name: String },
     List { path: String },
     ListDuring { path: String, first: u32, create: Vec<String>, remove: Vec<String> },
+    ListRace { path: String, create: Vec<String>, remove: Vec<String> },
+    WriteRace { path: String, at: u64, pages: u64, tag: u64 },
     /// The tester's own: all handles closed, the mount remounted.
     Remount,
     /// The tester's own: both whole trees compared.
@@ -277,7 +279,15 @@ impl Generator {
                     create.push(self.component());
                 }
                 let remove = if self.chance.one_in(3) { vec![self.component()] } else { Vec::new() };
+                if self.chance.one_in(4) {
+                    return Action::ListRace { path, create, remove };
+                }
                 Action::ListDuring { path, first: u32::try_from(self.chance.below(3)).unwrap(), create, remove }
+            }
+            98 => {
+                // Tags are of one operation each; this one needs a range of them.
+                let (at, pages, tag) = (self.offset(), 2 + self.chance.below(20), 1_000_000 + 100 * self.count);
+                Action::WriteRace { path: self.old_path(&known.files), at, pages, tag }
             }
             _ => Action::Stat { path: self.any_path(), follow: false },
         }

@@ -108,6 +108,38 @@ class Mapping:
         checked(LIBC.munmap(self.address, self.length))
 
 
+class Child:
+    """A forked process, which has all descriptors and shares their positions; it does one thing and ends without another word."""
+
+    def __init__(self, work):
+        self.pid = os.fork()
+        self.status = None
+        if self.pid == 0:
+            code = 0
+            try:
+                work()
+            except OSError as error:
+                code = error.errno
+            finally:
+                os._exit(code)
+
+    def lives(self):
+        if self.status is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = status if ended else None
+        return self.status is None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if self.status is None:
+            self.status = os.waitpid(self.pid, 0)[1]
+        code = os.waitstatus_to_exitcode(self.status)
+        if code and kind is None:
+            raise OSError(code, os.strerror(code))
+
+
 class Worker:
     def __init__(self, root):
         self.root = root
@@ -162,6 +194,8 @@ class Worker:
         return seen(os.pread(self.fd(slot), length, at))
 
     def seek(self, slot, at, end):
+        if stat.S_ISDIR(os.fstat(self.fd(slot)).st_mode):
+            raise Refused("positions in directories are the file system's own")
         return os.lseek(self.fd(slot), at, os.SEEK_END if end else os.SEEK_SET)
 
     def ftruncate(self, slot, size):
@@ -185,28 +219,15 @@ class Worker:
             copied += count
         return copied
 
-    def in_child(self, work):
-        """Runs work in a forked child, which has all descriptors and shares their positions; it ends without another word."""
-        child = os.fork()
-        if child == 0:
-            code = 0
-            try:
-                work()
-            except OSError as error:
-                code = error.errno
-            finally:
-                os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code:
-            raise OSError(code, os.strerror(code))
-
     def fork_write(self, slot, length, tag):
         fd = self.fd(slot)
-        self.in_child(lambda: os.write(fd, content(tag, length)))
+        with Child(lambda: os.write(fd, content(tag, length))):
+            pass
 
     def fork_close(self, slot):
         fd = self.fd(slot)
-        self.in_child(lambda: os.close(fd))
+        with Child(lambda: os.close(fd)):
+            pass
 
     # Mappings
 
@@ -319,6 +340,41 @@ class Worker:
             "found": [name for name in created if os.path.lexists(os.path.join(path, name))],
             "now": sorted(os.listdir(path)),
         }
+
+    def list_race(self, path, before, create, remove):
+        """Lists a directory over and over while another process changes it."""
+        path = self.path(path)
+        missing, twice = set(), set()
+
+        def change():
+            for name in create:
+                self.quietly(os.open, os.path.join(path, name), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            for name in remove:
+                self.quietly(os.unlink, os.path.join(path, name))
+
+        def look():
+            names = os.listdir(path)
+            missing.update(set(before) - set(remove) - set(names))
+            twice.update(name for name in names if names.count(name) > 1)
+
+        with Child(change) as child:
+            look()
+            while child.lives():
+                look()
+        return {"missing": sorted(missing), "twice": sorted(twice), "now": sorted(os.listdir(path))}
+
+    def write_race(self, path, at, pages, tag):
+        """Two processes write the even and the odd pages of a range at once, each through a descriptor of its own."""
+        def write(parity):
+            fd = os.open(self.path(path), os.O_WRONLY)
+            try:
+                for page in range(parity, pages, 2):
+                    os.pwrite(fd, content(tag + page, 4096), at + page * 4096)
+            finally:
+                os.close(fd)
+
+        with Child(lambda: write(0)):
+            write(1)
 
     def quietly(self, work, *arguments):
         try:

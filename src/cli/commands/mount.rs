@@ -142,6 +142,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             largest_window: LARGEST_WINDOW,
             // Filled in when the disk is known.
             staging_limit: ByteSize(0),
+            defect: None,
         },
         vfs: vfs::Config {
             prefix: String::new(),
@@ -176,6 +177,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             rename_limit: mount.rename_limit,
             direct_io: mount.direct_io,
             escape_unspellable: mount.unspellable == Unspellable::Escape,
+            defect: None,
         },
         runtime_directory: environment::runtime_directory(),
     })
