@@ -97,9 +97,7 @@ fn config(args: Args) -> anyhow::Result<Config> {
         None => vec![Account::example()],
     };
     let tls = match (&args.tls_cert, &args.tls_key) {
-        (Some(certificates), Some(key)) => {
-            Some(Tls { certificates: read(certificates)?.into_bytes(), key: read(key)?.into_bytes() })
-        }
+        (Some(certificates), Some(key)) => Some(Tls { certificates: read(certificates)?.into_bytes(), key: read(key)?.into_bytes() }),
         _ => None,
     };
     let limits = Limits::default();

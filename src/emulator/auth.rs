@@ -132,7 +132,11 @@ impl Claim {
                 return Err(Failure::access_denied(format!("{text} is no time window.")));
             };
             if now.saturating_add(MAX_SKEW) < start {
-                return Err(Failure::new(403, "RequestTimeTooSkewed", "The difference between the request time and the server's time is too large."));
+                return Err(Failure::new(
+                    403,
+                    "RequestTimeTooSkewed",
+                    "The difference between the request time and the server's time is too large.",
+                ));
             }
             if now > end {
                 return Err(Failure::access_denied("Request has expired"));

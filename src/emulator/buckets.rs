@@ -100,9 +100,11 @@ impl Core {
                 "tagging" if config.tags.is_empty() => return Err(Failure::no_such_tags()),
                 "tagging" => tags_document(&config.tags),
                 "accelerate" => Writer::new("AccelerateConfiguration").text("Status", "Suspended").text("Type", "COS").finish(),
-                "lifecycle" => config.documents.get(name).cloned().ok_or_else(|| {
-                    Failure::new(404, "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist.")
-                })?,
+                "lifecycle" => config
+                    .documents
+                    .get(name)
+                    .cloned()
+                    .ok_or_else(|| Failure::new(404, "NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist."))?,
                 other => return Err(Failure::not_implemented(other)),
             };
             Ok(Answer::xml(document))
@@ -164,7 +166,9 @@ impl Filter {
         };
         let created = match (text("range"), text("create-time")) {
             (None, None) => None,
-            (Some(range), Some(_)) if ["lt", "gt", "lte", "gte"].contains(&range.as_str()) => Some((range, query.number("create-time", 0)?)),
+            (Some(range), Some(_)) if ["lt", "gt", "lte", "gte"].contains(&range.as_str()) => {
+                Some((range, query.number("create-time", 0)?))
+            }
             _ => return Err(Failure::invalid_argument("range (lt, gt, lte, gte) and create-time go together.")),
         };
         Ok(Self { region: text("region").or_else(|| host_region.map(str::to_owned)), tag, created })
@@ -177,7 +181,9 @@ impl Filter {
             "gt" => bucket.created > *time,
             _ => bucket.created >= *time,
         });
-        in_time && self.region.as_ref().is_none_or(|region| bucket.region == *region) && self.tag.as_ref().is_none_or(|tag| bucket.tags.contains(tag))
+        in_time
+            && self.region.as_ref().is_none_or(|region| bucket.region == *region)
+            && self.tag.as_ref().is_none_or(|tag| bucket.tags.contains(tag))
     }
 }
 

@@ -34,7 +34,8 @@ impl Core {
         }
         let meta = self.copied_meta(call, &source, replaced)?;
         // An MD5 stays one; anything else is as opaque as it was, but another object's.
-        let plain = source.etag.len() == 32 && source.meta.encryption == Encryption::None && !meta.encryption.hides_md5() && !source.appendable;
+        let plain =
+            source.etag.len() == 32 && source.meta.encryption == Encryption::None && !meta.encryption.hides_md5() && !source.appendable;
         let etag = if plain { source.etag.clone() } else { self.random_hex() };
         let files = self.store.stage(&source.content)?;
         let object = Object { content: source.content.clone(), etag, crc: source.crc, modified: call.now, appendable: false, meta, files };
@@ -76,7 +77,8 @@ impl Core {
         let range = match call.header("x-cos-copy-source-range") {
             None => 0..size,
             Some(text) => {
-                let wanted = parse_range(text).ok_or_else(|| Failure::invalid_argument(format!("The range {text} cannot be understood.")))?;
+                let wanted =
+                    parse_range(text).ok_or_else(|| Failure::invalid_argument(format!("The range {text} cannot be understood.")))?;
                 wanted.within(size).ok_or_else(|| Failure::new(416, "InvalidRange", "The source ends before this range."))?
             }
         };

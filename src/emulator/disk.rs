@@ -130,7 +130,8 @@ impl Disk {
     }
 
     fn read(&self, files: &[String]) -> io::Result<Content> {
-        let pieces: io::Result<Vec<Bytes>> = files.iter().map(|name| fs::read(self.root.join("data").join(name)).map(Bytes::from)).collect();
+        let pieces: io::Result<Vec<Bytes>> =
+            files.iter().map(|name| fs::read(self.root.join("data").join(name)).map(Bytes::from)).collect();
         Ok(Content::new(pieces?))
     }
 

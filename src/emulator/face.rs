@@ -271,7 +271,8 @@ fn refused(failure: &Failure) -> io::Error {
 }
 
 fn acceptor(tls: &Tls) -> io::Result<TlsAcceptor> {
-    let invalid = |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, format!("the certificate or its key: {error}"));
+    let invalid =
+        |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, format!("the certificate or its key: {error}"));
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&tls.certificates).collect();
     let key = PrivateKeyDer::from_pem_slice(&tls.key).map_err(|e| invalid(&e))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());

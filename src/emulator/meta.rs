@@ -46,9 +46,17 @@ impl Encryption {
 }
 
 const CLASSES: &[&str] = &[
-    "STANDARD", "STANDARD_IA", "INTELLIGENT_TIERING", "ARCHIVE", "DEEP_ARCHIVE", "MAZ_STANDARD", "MAZ_STANDARD_IA", "MAZ_INTELLIGENT_TIERING",
+    "STANDARD",
+    "STANDARD_IA",
+    "INTELLIGENT_TIERING",
+    "ARCHIVE",
+    "DEEP_ARCHIVE",
+    "MAZ_STANDARD",
+    "MAZ_STANDARD_IA",
+    "MAZ_INTELLIGENT_TIERING",
 ];
-const CONTENT_HEADERS: &[&str] = &["content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
+const CONTENT_HEADERS: &[&str] =
+    &["content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires"];
 const USER_PREFIX: &str = "x-cos-meta-";
 const ENCRYPTION: &str = "x-cos-server-side-encryption";
 const KMS_KEY: &str = "x-cos-server-side-encryption-cos-kms-key-id";
@@ -79,7 +87,9 @@ impl Meta {
             let value = values.join(",");
             if let Some(suffix) = user {
                 if suffix.is_empty() || suffix.contains('_') {
-                    return Err(Failure::invalid_argument(format!("{name} is not allowed: a suffix is needed and may not contain an underscore.")));
+                    return Err(Failure::invalid_argument(format!(
+                        "{name} is not allowed: a suffix is needed and may not contain an underscore."
+                    )));
                 }
                 user_bytes += suffix.len() + value.chars().count();
             }

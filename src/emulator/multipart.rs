@@ -174,7 +174,10 @@ impl Core {
                     }
                     Step::Key(key) => {
                         xml = xml.open("Upload").text("Key", &encoding.text(key)).text("UploadId", id);
-                        xml = people(xml).text("StorageClass", &upload.meta.class).text("Initiated", &iso_date(upload.initiated, true)).close();
+                        xml = people(xml)
+                            .text("StorageClass", &upload.meta.class)
+                            .text("Initiated", &iso_date(upload.initiated, true))
+                            .close();
                         last = (key.to_vec(), id.clone());
                         from = Some(Bound::Excluded((key.to_vec(), id.clone())));
                     }

@@ -57,7 +57,8 @@ impl Core {
         let range = match range {
             Some(wanted) => {
                 let range = wanted.within(size).ok_or_else(|| {
-                    Failure::new(416, "InvalidRange", "The requested range is not satisfiable.").with_header("content-range", &format!("bytes */{size}"))
+                    Failure::new(416, "InvalidRange", "The requested range is not satisfiable.")
+                        .with_header("content-range", &format!("bytes */{size}"))
                 })?;
                 answer.status = StatusCode::PARTIAL_CONTENT;
                 answer = answer.header("content-range", &format!("bytes {}-{}/{size}", range.start, range.end - 1));
@@ -78,7 +79,8 @@ impl Core {
         let received = call.receive(self.config.limits.max_put).await?;
         let etag = self.etag_of(&meta, &received);
         let files = self.store.stage(&received.content)?;
-        let object = Object { content: received.content, etag, crc: Some(received.crc), modified: call.now, appendable: false, meta, files };
+        let object =
+            Object { content: received.content, etag, crc: Some(received.crc), modified: call.now, appendable: false, meta, files };
         let forbid = forbids(call);
         let object = self.store.put(call.bucket()?, call.key(), object, |before| {
             if forbid && before.is_some() { Err(Failure::already_exists()) } else { Ok(()) }
@@ -142,7 +144,9 @@ impl Core {
         };
         let object = appended.inspect_err(|_| self.store.unstage(&staged))?;
         let answer = Answer::ok().header("etag", &object.etag).crc(object.crc);
-        Ok(answer.header("x-cos-next-append-position", &object.content.len().to_string()).header("x-cos-content-sha1", &hex(&sha1.finalize())))
+        Ok(answer
+            .header("x-cos-next-append-position", &object.content.len().to_string())
+            .header("x-cos-content-sha1", &hex(&sha1.finalize())))
     }
 
     pub(super) fn delete_object(&self, call: &Call) -> Outcome<Answer> {
@@ -259,7 +263,9 @@ pub(super) fn check_key(key: &[u8], longest: usize) -> Outcome<()> {
     if key.len() > longest {
         return Err(Failure::new(400, "KeyTooLong", "Your key is too long."));
     }
-    let refused = std::str::from_utf8(key).is_err() || matches!(key.first(), None | Some(b'/' | b'\\')) || key.iter().any(|b| (0x18..=0x1b).contains(b));
+    let refused = std::str::from_utf8(key).is_err()
+        || matches!(key.first(), None | Some(b'/' | b'\\'))
+        || key.iter().any(|b| (0x18..=0x1b).contains(b));
     if refused { Err(Failure::new(400, "InvalidObjectName", "This key cannot be an object's.")) } else { Ok(()) }
 }
 
@@ -360,7 +366,12 @@ mod tests {
         for good in ["a", "a//b", "a/../b", "dir/", "\u{1}\n", &"k".repeat(850)] {
             assert!(check_key(good.as_bytes(), 850).is_ok(), "{good:?}");
         }
-        for (bad, code) in [(&b"/a"[..], "InvalidObjectName"), (b"\\a", "InvalidObjectName"), (b"a\x1b", "InvalidObjectName"), (b"\xff", "InvalidObjectName")] {
+        for (bad, code) in [
+            (&b"/a"[..], "InvalidObjectName"),
+            (b"\\a", "InvalidObjectName"),
+            (b"a\x1b", "InvalidObjectName"),
+            (b"\xff", "InvalidObjectName"),
+        ] {
             assert_eq!(check_key(bad, 850).unwrap_err().code, code);
         }
         assert_eq!(check_key(&[b'k'; 851], 850).unwrap_err().code, "KeyTooLong");

@@ -221,7 +221,9 @@ impl Core {
                     call.record.answered(0);
                     return Some(Ok(Answer::ok().finish(&Plan::default(), None, Arc::clone(&call.record), Arc::clone(&call.control))));
                 }
-                Action::Status { status, code, request_id: true, headers } => with_headers(Failure::new(status, code, "A fault of the emulator."), &headers),
+                Action::Status { status, code, request_id: true, headers } => {
+                    with_headers(Failure::new(status, code, "A fault of the emulator."), &headers)
+                }
                 Action::Status { status, headers, .. } => {
                     call.drain().await;
                     let failure = with_headers(Failure::new(status, "", ""), &headers);
@@ -232,7 +234,9 @@ impl Core {
                 }
                 Action::PathConflict { concurrent_only } if !concurrent_only || self.is_written(call) => Failure::path_conflict(),
                 Action::ErrorIn200 { code } => Failure { status: StatusCode::OK, ..Failure::new(200, code, "A fault of the emulator.") },
-                Action::EarlyOk { error: Some(code), .. } => Failure { status: StatusCode::OK, ..Failure::new(200, code, "A fault of the emulator.") },
+                Action::EarlyOk { error: Some(code), .. } => {
+                    Failure { status: StatusCode::OK, ..Failure::new(200, code, "A fault of the emulator.") }
+                }
                 _ => continue,
             };
             call.drain().await;

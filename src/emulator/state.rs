@@ -226,7 +226,13 @@ impl Store {
     }
 
     /// Makes an object visible if `check` agrees to what is there now. The object's files are removed if not.
-    pub(super) fn put(&self, name: &str, key: &[u8], object: Object, check: impl FnOnce(Option<&Object>) -> Outcome<()>) -> Outcome<Arc<Object>> {
+    pub(super) fn put(
+        &self,
+        name: &str,
+        key: &[u8],
+        object: Object,
+        check: impl FnOnce(Option<&Object>) -> Outcome<()>,
+    ) -> Outcome<Arc<Object>> {
         let mut buckets = self.buckets.write();
         let object = Arc::new(object);
         let put = || {
@@ -310,7 +316,13 @@ impl Store {
     }
 
     /// Turns an upload into the object that `build` makes of it.
-    pub(super) fn complete(&self, name: &str, key: &[u8], id: &str, build: impl FnOnce(&Bucket, &Upload) -> Outcome<Object>) -> Outcome<Arc<Object>> {
+    pub(super) fn complete(
+        &self,
+        name: &str,
+        key: &[u8],
+        id: &str,
+        build: impl FnOnce(&Bucket, &Upload) -> Outcome<Object>,
+    ) -> Outcome<Arc<Object>> {
         let mut buckets = self.buckets.write();
         let bucket = buckets.get_mut(name).ok_or_else(Failure::no_such_bucket)?;
         let at = (key.to_vec(), id.to_owned());

@@ -14,7 +14,12 @@ fn restart_finds_everything() {
     let config = || Config { data: Some(dir.path().to_owned()), ..Config::default() };
     let id = {
         let emulator = Emulator::with(config());
-        emulator.call("PUT", "/a%20b/%E7%85%A7", &[("x-cos-meta-k", "v"), ("x-cos-storage-class", "STANDARD_IA"), ("x-cos-tagging", "t=1")], Some(b"one"));
+        emulator.call(
+            "PUT",
+            "/a%20b/%E7%85%A7",
+            &[("x-cos-meta-k", "v"), ("x-cos-storage-class", "STANDARD_IA"), ("x-cos-tagging", "t=1")],
+            Some(b"one"),
+        );
         emulator.put("/gone", b"x");
         emulator.call("DELETE", "/gone", &[], None);
         emulator.put("/twice", b"old");
@@ -35,7 +40,10 @@ fn restart_finds_everything() {
         let emulator = Emulator::with(config());
         assert_eq!(emulator.0.keys(BUCKET, ""), ["a b/照", "bytes\u{fffd}", "log", "twice"]);
         let object = emulator.0.get(BUCKET, "a b/照").unwrap();
-        assert_eq!((object.body.as_ref(), object.header("x-cos-meta-k"), object.header("x-cos-storage-class")), (&b"one"[..], Some("v"), Some("STANDARD_IA")));
+        assert_eq!(
+            (object.body.as_ref(), object.header("x-cos-meta-k"), object.header("x-cos-storage-class")),
+            (&b"one"[..], Some("v"), Some("STANDARD_IA"))
+        );
         assert_eq!(object.tags, [("t".to_owned(), "1".to_owned())]);
         assert_eq!(emulator.get("/twice").body, b"new");
         assert_eq!(emulator.get("/log").body, b"hello world");

@@ -70,7 +70,8 @@ fn lost_answer_leaves_its_effect() {
         let emulator = struck(op, Action::LoseAnswer);
         let lost = emulator.call(method, path, &[], body);
         assert!(lost.broken && lost.status == 0, "{lost:?}");
-        let there = [emulator.0.get(BUCKET, "new").is_some(), emulator.0.get(BUCKET, "k").is_none(), emulator.0.get(BUCKET, "log").is_some()];
+        let there =
+            [emulator.0.get(BUCKET, "new").is_some(), emulator.0.get(BUCKET, "k").is_none(), emulator.0.get(BUCKET, "log").is_some()];
         assert_eq!(there.iter().filter(|there| **there).count(), 1, "{op}");
     }
 }
@@ -164,7 +165,10 @@ fn stale_listing_shows_the_past() {
     emulator.put("/changed", b"longer");
     emulator.call("DELETE", "/old", &[], None);
     let text = emulator.get("/").text();
-    assert_eq!((elements(&text, "Key"), elements(&text, "Size")), (vec!["changed".to_owned(), "old".to_owned()], vec!["1".to_owned(), "1".to_owned()]));
+    assert_eq!(
+        (elements(&text, "Key"), elements(&text, "Size")),
+        (vec!["changed".to_owned(), "old".to_owned()], vec!["1".to_owned(), "1".to_owned()])
+    );
     assert_eq!(emulator.call("HEAD", "/old", &[], None).status, 404, "only listings are stale");
     assert!(emulator.0.faults().remove(id));
     assert_eq!(elements(&emulator.get("/").text(), "Key"), ["changed", "new"]);
@@ -204,7 +208,8 @@ fn concurrent_writers_conflict() {
 fn rules_choose_their_requests() {
     let emulator = Emulator::start();
     emulator.0.faults().add(Rule::on(Op::PutObject, Action::slow_down()).prefix("a/").contains("x").skip(1).times(2));
-    let statuses: Vec<u16> = ["/b/x", "/a/y", "/a/x1", "/a/x2", "/a/x3", "/a/x4"].iter().map(|path| emulator.put(path, b"").status).collect();
+    let statuses: Vec<u16> =
+        ["/b/x", "/a/y", "/a/x1", "/a/x2", "/a/x3", "/a/x4"].iter().map(|path| emulator.put(path, b"").status).collect();
     assert_eq!(statuses, [200, 200, 200, 503, 503, 200]);
     assert_eq!(emulator.0.counters().of(Op::PutObject).errors, 2);
 }

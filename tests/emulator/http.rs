@@ -49,7 +49,14 @@ pub fn request(addr: SocketAddr, method: &str, target: &str, headers: &[(&str, &
 }
 
 /// One request on a given stream, which is then closed by the server.
-pub fn exchange(stream: &mut (impl Read + Write), host: &str, method: &str, target: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
+pub fn exchange(
+    stream: &mut (impl Read + Write),
+    host: &str,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> Answer {
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));

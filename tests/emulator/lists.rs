@@ -29,7 +29,8 @@ fn model(keys: &[String], prefix: &str, delimiter: &str, marker: &str, limit: us
 #[test]
 fn pages_follow_the_model() {
     let emulator = Emulator::start();
-    let mut keys: Vec<String> = ["a", "a/", "a/b", "a/b/c", "a/b/d", "a/c", "a//", "a//x", "b/x/y", "b/x/z", "b/~", "c", "ä/ö", "z/"].map(String::from).to_vec();
+    let mut keys: Vec<String> =
+        ["a", "a/", "a/b", "a/b/c", "a/b/d", "a/c", "a//", "a//x", "b/x/y", "b/x/z", "b/~", "c", "ä/ö", "z/"].map(String::from).to_vec();
     keys.sort();
     for key in &keys {
         emulator.0.put(BUCKET, key, "x", &[]).unwrap();
@@ -40,7 +41,9 @@ fn pages_follow_the_model() {
             for limit in [1, 2, 3, 5, 1000] {
                 let mut markers = vec![String::new(), "a/".to_owned(), "a/b/c".to_owned(), "b".to_owned(), "zz".to_owned()];
                 while let Some(marker) = markers.pop() {
-                    let path = format!("/?prefix={prefix}&delimiter={delimiter}&marker={marker}&max-keys={limit}").replace('ä', "%C3%A4").replace('ö', "%C3%B6");
+                    let path = format!("/?prefix={prefix}&delimiter={delimiter}&marker={marker}&max-keys={limit}")
+                        .replace('ä', "%C3%A4")
+                        .replace('ö', "%C3%B6");
                     let answer = emulator.get(&path);
                     let text = answer.text();
                     let own = text.split("<CommonPrefixes>").skip(1).filter_map(|part| elements(part, "Prefix").into_iter().next());

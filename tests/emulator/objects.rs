@@ -129,7 +129,12 @@ fn copy_inherits_headers_but_no_class_acl_or_encryption() {
     assert_eq!((stored.header("x-cos-storage-class"), stored.header("x-cos-server-side-encryption"), &stored.acl), (None, None, &None));
     assert_eq!(stored.tags, [("t".to_owned(), "1".to_owned())]);
     for spelling in ["Replaced", "REPLACE"] {
-        let headers = [("x-cos-copy-source", "/b-125/a"), ("x-cos-metadata-directive", spelling), ("x-cos-meta-new", "n"), ("x-cos-tagging-directive", spelling)];
+        let headers = [
+            ("x-cos-copy-source", "/b-125/a"),
+            ("x-cos-metadata-directive", spelling),
+            ("x-cos-meta-new", "n"),
+            ("x-cos-tagging-directive", spelling),
+        ];
         assert_eq!(emulator.call("PUT", "/a", &headers, Some(b"")).status, 200);
         let stored = emulator.0.get(BUCKET, "a").unwrap();
         assert_eq!((stored.header("x-cos-meta-new"), stored.header("x-cos-meta-k"), stored.tags.len()), (Some("n"), None, 0));

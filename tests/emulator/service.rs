@@ -14,7 +14,12 @@ use crate::{BUCKET, Emulator};
 fn both_styles_reach_the_same_object() {
     let emulator = Emulator::start();
     emulator.put("/a/b", b"x");
-    for (host, path) in [("b-125.cos.ap-x.myqcloud.com", "/a/b"), ("b-125.localhost:1", "/a/b"), ("cos.ap-x.myqcloud.com", "/b-125/a/b"), ("localhost", "/b-125/a/b")] {
+    for (host, path) in [
+        ("b-125.cos.ap-x.myqcloud.com", "/a/b"),
+        ("b-125.localhost:1", "/a/b"),
+        ("cos.ap-x.myqcloud.com", "/b-125/a/b"),
+        ("localhost", "/b-125/a/b"),
+    ] {
         let mut stream = TcpStream::connect(emulator.0.addr()).unwrap();
         assert_eq!(exchange(&mut stream, host, "GET", path, &[], None).body, b"x", "{host}{path}");
     }

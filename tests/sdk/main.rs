@@ -30,7 +30,13 @@ fn server() -> Server {
 fn run(command: &mut Command, server: &Server) {
     let done = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(done.status.success(), "{}{}\nlast requests: {:#?}", text(&done.stdout), text(&done.stderr), server.log().iter().rev().take(3).collect::<Vec<_>>());
+    assert!(
+        done.status.success(),
+        "{}{}\nlast requests: {:#?}",
+        text(&done.stdout),
+        text(&done.stderr),
+        server.log().iter().rev().take(3).collect::<Vec<_>>()
+    );
 }
 
 /// Runs one case of the Python SDK.
