@@ -19,7 +19,7 @@ use cosmount::{
 };
 use parking_lot::Mutex;
 
-use crate::{BUCKET, Stage, client, context, key, meta, name, noise};
+use crate::{BUCKET, Stage, client, clock, context, key, meta, name, noise};
 
 impl Stage {
     fn fault(&self, op: Op, action: Action) -> u64 {
@@ -149,7 +149,7 @@ async fn a_storm_is_ridden_out_with_few_requests() {
     let stage = Stage::cos().await;
     let rule = stage.always(Op::PutObject, Action::slow_down());
     let storm = async {
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        clock().sleep(Duration::from_secs(2)).await;
         stage.server().faults().remove(rule);
     };
     let payload = Payload::from(noise(10_000));
@@ -316,7 +316,7 @@ async fn a_complete_may_say_200_long_before_it_is_done() {
     // Longer in all than anybody waits, but it shows life.
     let early = Action::EarlyOk { blanks: 10, interval: Duration::from_millis(250), error: None };
     stage.fault(Op::CompleteUpload, early);
-    let stored = stage.bucket.complete_upload(&stage.cx, &upload, &[part.clone()], &Replaces::Absent).await.unwrap();
+    let stored = stage.bucket.complete_upload(&stage.cx, &upload, std::slice::from_ref(&part), &Replaces::Absent).await.unwrap();
     assert_eq!((stored.version.size, stored.crc64), (1000, part.crc64));
     assert_eq!(stage.requests(Op::CompleteUpload), 1);
     let upload = stage.bucket.create_upload(&stage.cx, &key("b"), &meta(2)).await.unwrap();
@@ -442,7 +442,7 @@ async fn a_server_that_is_away_comes_back() {
     let (cx, target) = (cx.detached(cosmount::support::Urgency::Demand), key("a"));
     let error = bucket.head(&cx, &target);
     let returns = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        clock().sleep(Duration::from_millis(500)).await;
         cosmount::emulator::Server::start(Config { listen: addr, ..Config::with_bucket(BUCKET) }).unwrap()
     };
     let (error, _server) = tokio::join!(error, returns);
