@@ -177,7 +177,7 @@ impl Claim {
     }
 
     fn string_to_sign(&self, request: Signed<'_>, host: &str) -> String {
-        let digest = hex(&Sha1::digest(&self.http_string(request, host)));
+        let digest = hex(&Sha1::digest(self.http_string(request, host)));
         format!("sha1\n{}\n{digest}\n", self.sign_time)
     }
 
@@ -197,8 +197,7 @@ impl Claim {
         let listed: BTreeSet<&str> = self.parameters.iter().map(String::as_str).collect();
         let encoded = request.query.iter().map(|(name, value)| (encode_name(name.as_bytes()), encode(value)));
         let parameters = encoded.filter(|(name, _)| listed.contains(name.as_str())).collect();
-        let lines = [request.method.as_bytes(), request.path, join(parameters).as_bytes(), join(headers).as_bytes(), b""].join(&b'\n');
-        lines
+        [request.method.as_bytes(), request.path, join(parameters).as_bytes(), join(headers).as_bytes(), b""].join(&b'\n')
     }
 }
 

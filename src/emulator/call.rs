@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use md5::{Digest as _, Md5};
 
 use super::clock::{self, Pacer};
-use super::content::{Content, combine_crc, crc64};
+use super::content::{Content, crc_digest};
 use super::error::{Failure, Outcome};
 use super::fault::{Action, Plan};
 use super::link::Control;
@@ -79,7 +79,7 @@ impl Call {
         }
         let wanted = self.wanted_md5()?;
         let mut md5 = Md5::new();
-        let mut crc = 0;
+        let mut crc = crc_digest();
         let mut len = 0_u64;
         let mut blocks = Vec::new();
         let mut block = BytesMut::new();
@@ -89,7 +89,7 @@ impl Call {
                 return Err(Failure::too_large(limit).fatal());
             }
             md5.update(&data);
-            crc = combine_crc(crc, crc64(&data), data.len() as u64);
+            crc.update(&data);
             while !data.is_empty() {
                 if block.capacity() == 0 {
                     let left = declared.map_or(BLOCK as u64, |all| all.saturating_sub(len) + data.len() as u64);
@@ -107,7 +107,7 @@ impl Call {
         if wanted.is_some_and(|wanted| wanted != md5) {
             return Err(Failure::new(400, "BadDigest", "The Content-MD5 you specified did not match what we received."));
         }
-        Ok(Received { content: Content::new(blocks), md5, crc })
+        Ok(Received { content: Content::new(blocks), md5, crc: crc.finalize() })
     }
 
     /// Reads a document.

@@ -104,9 +104,14 @@ impl From<Bytes> for Content {
 
 /// CRC-64/XZ, which COS calls crc64ecma.
 pub(super) fn crc64(data: &[u8]) -> u64 {
-    let mut digest = Digest::new(CrcAlgorithm::Crc64Xz);
+    let mut digest = crc_digest();
     digest.update(data);
     digest.finalize()
+}
+
+/// The same for data that come in pieces: combining costs more than a small piece itself.
+pub(super) fn crc_digest() -> Digest {
+    Digest::new(CrcAlgorithm::Crc64Xz)
 }
 
 /// The CRC of two texts in a row from the CRC of each and the length of the second.

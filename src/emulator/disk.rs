@@ -176,10 +176,10 @@ impl Disk {
         write_json(&self.bucket(bucket).join("uploads").join(format!("{id}.{number}.json")), part)
     }
 
-    pub(super) fn delete_upload(&self, bucket: &str, id: &str, parts: impl Iterator<Item = u32>) -> io::Result<()> {
+    pub(super) fn delete_upload(&self, bucket: &str, id: &str, parts: impl IntoIterator<Item = u32>) -> io::Result<()> {
         let uploads = self.bucket(bucket).join("uploads");
         fs::remove_file(uploads.join(format!("{id}.json")))?;
-        parts.map(|number| fs::remove_file(uploads.join(format!("{id}.{number}.json")))).collect()
+        parts.into_iter().try_for_each(|number| fs::remove_file(uploads.join(format!("{id}.{number}.json"))))
     }
 }
 

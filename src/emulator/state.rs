@@ -69,8 +69,11 @@ pub(super) struct Bucket {
     pub(super) objects: Objects,
     pub(super) uploads: Uploads,
     /// What keys held before they changed, oldest first; kept only while a stale listing may be asked for.
-    past: VecDeque<(Instant, Box<[u8]>, Option<Arc<Object>>)>,
+    past: VecDeque<Change>,
 }
+
+/// When a key changed, and what it held before.
+type Change = (Instant, Box<[u8]>, Option<Arc<Object>>);
 
 /// What is configured on a bucket.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

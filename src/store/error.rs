@@ -61,10 +61,10 @@ pub enum Outcome {
 }
 
 /// A failed store call.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error(Box<Detail>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Detail {
     kind: Kind,
     outcome: Outcome,

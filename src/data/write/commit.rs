@@ -1,0 +1,378 @@
+//! Makes what is dirty the object.
+//!
+//! The difficulties
+//! 1. *One at a time, shared.* A call waits for its turn; what it wanted sent may then be clean, or a commit that began after it arrived may have
+//!    failed, which is its answer, too. A waiting call's deadline moves as the running commit's does.
+//! 2. *A commit outlives its caller.* It runs as a task: a caller that is dropped changes nothing.
+//! 3. *Somebody else's writes.* COS has no compare-and-swap. HEAD immediately before the last request is the strongest there is; what carries a
+//!    token of ours is no stranger's.
+//! 4. *Lost answers.* If the last request may have happened, the next commit begins by asking for its token and, if it is there, takes it as done.
+//! 5. *Failure loses nothing.* The map of extents is only touched after success; what was in memory is spilled at once.
+//! 6. *Readers during the switch.* The object is replaced a moment before the base is. A reader that is told 412 in between waits for the commit
+//!    and looks again (`file.rs`).
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{OwnedMutexGuard, oneshot};
+
+use super::{
+    Content, Piece, StagedFile, Where, ZEROS,
+    extents::Snapshot,
+    plan::{self, How, Plan, Planned, Span},
+    upload::{Assembly, Attempted, OpenUpload, Refused},
+};
+use crate::data::{Committed, Defect, Error, Result, Target, read::Origin};
+
+use crate::store::{self, Kind, Meta, ObjectVersion, Outcome, Part, PartNumber, Replaces, Stored};
+
+use crate::support::{Ctx, Urgency};
+
+/// Holes up to this length enter the cache with the bytes around them.
+const SMALL_HOLE: u64 = 64 << 10;
+
+/// A last request whose answer was lost.
+#[derive(Debug)]
+pub(super) struct Unsettled {
+    target: Target,
+    meta: Meta,
+    generation: u64,
+    size: u64,
+    clean: Vec<Range<u64>>,
+}
+
+/// What a commit is about to have made; kept until its outcome is known.
+pub(super) struct Attempt {
+    pub(super) target: Target,
+    pub(super) meta: Meta,
+    pub(super) snapshot: Snapshot<Arc<StagedFile>>,
+    pub(super) origin: Option<Arc<Origin>>,
+}
+
+/// A commit that runs.
+struct Running(Arc<Content>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.state.lock().running = None;
+    }
+}
+
+impl Content {
+    /// See [`crate::data::File::commit`].
+    pub(crate) async fn commit(self: &Arc<Self>, cx: &Ctx, target: Target) -> Result<Option<Committed>> {
+        let arrived = self.state.lock().begun;
+        let turn = self.turn(cx).await?;
+        {
+            let state = self.state.lock();
+            if state.orphan || !state.extents.is_dirty() {
+                return Ok(None);
+            }
+            if let Some((_, error)) = state.failure.as_ref().filter(|(number, _)| *number > arrived) {
+                return Err(error.again());
+            }
+        }
+        let (tell, told) = oneshot::channel();
+        let (content, cx) = (Arc::clone(self), cx.with_urgency(Urgency::WriteOut));
+        self.room.tasks.spawn(async move {
+            let result = content.run_commit(&cx, target, true).await;
+            drop(turn);
+            // Whoever asked may be gone.
+            drop(tell.send(result));
+        });
+        told.await.unwrap_or_else(|_| Err(self.given_up()))
+    }
+
+    /// One commit, by whoever has the turn.
+    pub(super) async fn run_commit(self: &Arc<Self>, cx: &Ctx, target: Target, told: bool) -> Result<Option<Committed>> {
+        let _working = self.room.relief.begin();
+        let (number, stage, target) = {
+            let mut state = self.state.lock();
+            state.begun += 1;
+            state.running = Some(cx.clone());
+            // The base is ours, but the caller does not know it yet.
+            let replaces = state.origin.as_ref().filter(|_| state.untold).map(|origin| Replaces::Version(origin.version.clone()));
+            let target = Target { replaces: replaces.unwrap_or(target.replaces), ..target };
+            (state.begun, state.stage.clone(), target)
+        };
+        let running = Running(Arc::clone(self));
+        let result = self.make(cx, target).await;
+        drop(running);
+        {
+            let mut state = self.state.lock();
+            match &result {
+                Ok(_) => {
+                    state.failure = None;
+                    state.untold = !told;
+                }
+                Err(error) => {
+                    state.failure = Some((number, error.again()));
+                    state.stage = state.stage.take().or(stage);
+                }
+            }
+        }
+        if result.is_err()
+            && self.room.staging.is_some()
+            && let Err(error) = self.spill(u64::MAX).await
+        {
+            tracing::warn!(%error, "what could not be committed stays in memory");
+        }
+        result
+    }
+
+    async fn make(self: &Arc<Self>, cx: &Ctx, target: Target) -> Result<Option<Committed>> {
+        self.room.commits.add(1);
+        let mut target = target;
+        if let Some(settled) = self.settle(cx).await? {
+            target.replaces = Replaces::Version(settled.stored.version.clone());
+            if !self.is_dirty() {
+                return Ok(Some(settled));
+            }
+            self.state.lock().untold = true;
+        }
+        let replaces = target.replaces.clone();
+        let made = match self.finish_stream(cx, &target).await {
+            Ok(None) => self.gather(cx, target).await.map(Some),
+            made => made,
+        };
+        if self.state.lock().orphan {
+            return Ok(None);
+        }
+        // The base was replaced under us: for a commit that is a conflict, unless it was told not to care.
+        made.map_err(|error| if matches!(error, Error::Stale) && replaces != Replaces::Anything { Error::Conflict } else { error })
+    }
+
+    /// Sends a file that was not streamed.
+    async fn gather(self: &Arc<Self>, cx: &Ctx, target: Target) -> Result<Committed> {
+        let (mut snapshot, origin) = self.snapshot();
+        // Seeded defect: the differential tester must find that the last extent is not sent.
+        if self.room.has_defect(Defect::LastExtentDroppedAtFlush) {
+            snapshot
+                .pieces
+                .iter_mut()
+                .rev()
+                .filter(|piece| matches!(piece.place, Where::Memory(_)))
+                .take(1)
+                .for_each(|p| p.place = Where::Hole);
+        }
+        let meta = self.room.marked(&target.carried(true));
+        let plan = plan::plan(&spans(&snapshot.pieces), self.limits()).ok_or(Error::TooLarge)?;
+        let attempt = Attempt { target, meta, snapshot, origin };
+        let made = match plan {
+            Plan::Put => self.put(cx, &attempt).await,
+            Plan::Upload(parts) => self.upload(cx, &attempt, &parts).await,
+        };
+        let stored = made.map_err(|refused| self.failed(&attempt, refused))?;
+        Ok(self.succeeded(attempt, stored))
+    }
+
+    async fn put(&self, cx: &Ctx, attempt: &Attempt) -> Attempted {
+        let Attempt { target, meta, snapshot, origin } = attempt;
+        let assembly = Assembly::new(&self.room, cx, origin.as_ref(), &snapshot.pieces, &(0..snapshot.size))?;
+        self.check_unchanged(cx, target).await?;
+        assembly.put(&self.room, cx, &self.bucket, &target.key, meta, &target.replaces).await
+    }
+
+    async fn upload(&self, cx: &Ctx, attempt: &Attempt, planned: &[Planned]) -> Attempted {
+        let Attempt { target, meta, snapshot, origin } = attempt;
+        let upload = OpenUpload::open(&self.room, cx, &self.bucket, &target.key, meta.clone()).await?;
+        let parts = stream::iter(planned.iter().cloned().zip(1..)).map(|(part, number)| {
+            let upload = &upload;
+            async move {
+                let assembly = Assembly::new(&self.room, cx, origin.as_ref(), &snapshot.pieces, &part.range);
+                upload.make(cx, PartNumber(number), &part, origin.as_ref(), assembly).await
+            }
+        });
+        let parts = parts.buffered(self.room.config.parallel_parts.max(1)).try_collect::<Vec<Part>>().await?;
+        self.check_unchanged(cx, target).await?;
+        upload.complete(cx, &parts, &target.replaces).await
+    }
+
+    /// The file as it is now. Later spills go to another staged file: the commit reads this one.
+    pub(super) fn snapshot(&self) -> (Snapshot<Arc<StagedFile>>, Option<Arc<Origin>>) {
+        let mut state = self.state.lock();
+        let snapshot = state.extents.snapshot();
+        state.stage = None;
+        (snapshot, state.origin.clone())
+    }
+
+    /// Looks, immediately before the last request, whether the key still holds what is to be replaced (difficulty 3).
+    pub(super) async fn check_unchanged(&self, cx: &Ctx, target: &Target) -> Result<()> {
+        if self.state.lock().orphan {
+            return Err(Error::Stale);
+        }
+        let Replaces::Version(expected) = &target.replaces else { return Ok(()) };
+        match self.bucket.head(cx, &target.key).await {
+            Ok(head) if head.version.etag == expected.etag => Ok(()),
+            Ok(head) if head.meta.token.as_ref().is_some_and(|token| self.state.lock().ours.contains(token)) => Ok(()),
+            Ok(_) => Err(Error::Conflict),
+            Err(error) if error.kind() == Kind::NotFound => Err(Error::Conflict),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Finds out what became of a last request whose answer was lost (difficulty 4).
+    async fn settle(&self, cx: &Ctx) -> Result<Option<Committed>> {
+        let Some(unsettled) = self.state.lock().unsettled.take() else { return Ok(None) };
+        let head = match self.bucket.head(cx, &unsettled.target.key).await {
+            Ok(head) => head,
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            Err(error) => {
+                self.state.lock().unsettled = Some(unsettled);
+                return Err(error.into());
+            }
+        };
+        if head.meta.token != unsettled.meta.token || head.version.size != unsettled.size {
+            return Ok(None);
+        }
+        let stored = Stored { version: head.version, crc64: head.crc64, last_modified: Some(head.last_modified), date: head.date };
+        let Unsettled { meta, generation, size, clean, .. } = unsettled;
+        self.state.lock().settle_stream(meta.token.as_ref());
+        self.switch(&stored.version, generation, size, &clean, &[]);
+        Ok(Some(Committed { stored, meta, last_modified: None }))
+    }
+
+    /// Remembers what a failed attempt may have left.
+    pub(super) fn failed(&self, attempt: &Attempt, Refused { error, outcome }: Refused) -> Error {
+        let mut state = self.state.lock();
+        state.ours.extend(attempt.meta.token.clone());
+        if outcome == Outcome::Unknown {
+            let Attempt { target, meta, snapshot, .. } = attempt;
+            let clean = base_ranges(&snapshot.pieces);
+            let (generation, size) = (snapshot.generation, snapshot.size);
+            state.unsettled = Some(Unsettled { target: target.clone(), meta: meta.clone(), generation, size, clean });
+        }
+        error
+    }
+
+    /// The attempt is the object now.
+    pub(super) fn succeeded(&self, attempt: Attempt, stored: Stored) -> Committed {
+        let Attempt { meta, snapshot, .. } = attempt;
+        let clean = base_ranges(&snapshot.pieces);
+        self.switch(&stored.version, snapshot.generation, snapshot.size, &clean, &snapshot.pieces);
+        Committed { stored, meta, last_modified: None }
+    }
+
+    /// Makes `version` the base and gives the cache what it has of it: clean ranges of the old base, and what was written.
+    fn switch(&self, version: &ObjectVersion, generation: u64, size: u64, clean: &[Range<u64>], written: &[Piece<Arc<StagedFile>>]) {
+        let origin = Origin::new(Arc::clone(&self.bucket), version.clone());
+        let tag = origin.tag;
+        let old = {
+            let mut state = self.state.lock();
+            state.extents.committed(generation, size);
+            state.ours.clear();
+            state.origin.replace(origin)
+        };
+        let blocks = &self.room.blocks;
+        if let Some(old) = old {
+            blocks.memory.carry(old.tag, tag, size, clean);
+        }
+        for (at, bytes) in written_runs(written) {
+            blocks.keep(tag, size, at, &bytes);
+        }
+    }
+
+    /// Waits until no other commit runs (difficulty 1).
+    pub(super) async fn turn(&self, cx: &Ctx) -> Result<OwnedMutexGuard<()>> {
+        let mut turn = std::pin::pin!(Arc::clone(&self.commits).lock_owned());
+        loop {
+            match cx.bounded(&mut turn).await {
+                Ok(turn) => return Ok(turn),
+                Err(late) => {
+                    let moves = self.state.lock().running.as_ref().is_some_and(|running| !running.remaining().is_zero());
+                    if !moves {
+                        return Err(late.into());
+                    }
+                    cx.progressed();
+                }
+            }
+        }
+    }
+
+    fn given_up(&self) -> Error {
+        Error::Store(store::Error::new(Kind::Unavailable, "commit", "the mount is going down"))
+    }
+}
+
+fn spans(pieces: &[Piece<Arc<StagedFile>>]) -> Vec<(Range<u64>, Span)> {
+    let span = |piece: &Piece<_>| (piece.range.clone(), if matches!(piece.place, Where::Base) { Span::Base } else { Span::Ours });
+    pieces.iter().map(span).collect()
+}
+
+fn base_ranges(pieces: &[Piece<Arc<StagedFile>>]) -> Vec<Range<u64>> {
+    pieces.iter().filter(|piece| matches!(piece.place, Where::Base)).map(|piece| piece.range.clone()).collect()
+}
+
+/// The unbroken runs of bytes that are in memory, with small holes between them.
+fn written_runs(pieces: &[Piece<Arc<StagedFile>>]) -> Vec<(u64, Vec<Bytes>)> {
+    let mut runs: Vec<(u64, Vec<Bytes>)> = Vec::new();
+    let mut end = None;
+    for piece in pieces {
+        let bytes = match &piece.place {
+            Where::Memory(held) => held.bytes.clone(),
+            Where::Hole if piece.range.end - piece.range.start <= SMALL_HOLE => {
+                Bytes::from_static(&ZEROS).slice(..usize::try_from(piece.range.end - piece.range.start).unwrap_or(0))
+            }
+            _ => continue,
+        };
+        match runs.last_mut().filter(|_| end == Some(piece.range.start)) {
+            Some((_, run)) => run.push(bytes),
+            None => runs.push((piece.range.start, vec![bytes])),
+        }
+        end = Some(piece.range.end);
+    }
+    runs
+}
+
+impl Target {
+    /// What the object carries: with its times, or without.
+    pub(super) fn carried(&self, times: bool) -> Meta {
+        let mut meta = self.meta.clone();
+        if times {
+            meta.user.extend(self.times.iter().cloned());
+        }
+        meta
+    }
+}
+
+/// Makes an object of `source` under `to` on the server. See [`crate::data::Data::copy_object`].
+pub(crate) async fn copy_object(
+    room: &Arc<super::Room>,
+    cx: &Ctx,
+    bucket: &Arc<dyn store::Bucket>,
+    source: &ObjectVersion,
+    to: &store::Key,
+    meta: &Meta,
+    replaces: &Replaces,
+) -> Result<Stored> {
+    copy_marked(room, cx, bucket, source, to, room.marked(meta), replaces).await
+}
+
+/// The same with metadata that has its token.
+pub(super) async fn copy_marked(
+    room: &Arc<super::Room>,
+    cx: &Ctx,
+    bucket: &Arc<dyn store::Bucket>,
+    source: &ObjectVersion,
+    to: &store::Key,
+    meta: Meta,
+    replaces: &Replaces,
+) -> Result<Stored> {
+    let capabilities = bucket.capabilities();
+    if source.size <= capabilities.largest_copy {
+        return Ok(bucket.copy(cx, source, to, &meta, replaces).await?);
+    }
+    let limits = plan::Limits::new(capabilities, room.config.part_size.bytes());
+    let whole = [(0..source.size, Span::Base)];
+    let Some(Plan::Upload(planned)) = plan::plan(&whole, limits) else { return Err(Error::TooLarge) };
+    let upload = OpenUpload::open(room, cx, bucket, to, meta).await?;
+    let origin = Origin::new(Arc::clone(bucket), source.clone());
+    let parts = stream::iter(planned.into_iter().zip(1..)).map(|(part, number)| {
+        debug_assert_eq!(part.how, How::Copy, "all of it is there");
+        let (upload, origin) = (&upload, &origin);
+        async move { upload.make(cx, PartNumber(number), &part, Some(origin), Err(Error::Stale)).await }
+    });
+    let parts = parts.buffered(room.config.parallel_parts.max(1)).try_collect::<Vec<Part>>().await?;
+    upload.complete(cx, &parts, replaces).await.map_err(|refused| refused.error)
+}

@@ -1,0 +1,489 @@
+//! Sends full parts of a file while it is still being written.
+//!
+//! A file streams while it was told what to become ([`crate::data::File::stream_to`]) and all that is dirty follows the end of its base: a new file, one
+//! truncated to nothing, or an append. Parts are cut from the front as soon as more than a part is there without a gap; those of the base are
+//! copied on the server. A part answered is freed: its bytes are in COS, in an upload that only a commit (or the file's end) closes.
+//!
+//! The difficulties
+//! 1. *What was sent cannot be had back.* Writing or cutting below [`Stream::cut`], or reading what was freed, is [`Error::Streaming`]; the caller
+//!    commits, after which the bytes are in the base. Cutting to nothing discards the upload instead.
+//! 2. *A part that fails* stops the cutting, not the writing. Its bytes are still here; the commit sends it again under its number.
+//! 3. *Ten thousand parts.* Near the end of the numbers the upload is completed by the stream itself and the next one begins with copies of what
+//!    is there: any size streams in little memory, at the price of a shorter object that others can see for a while.
+//! 4. *Metadata is fixed when the upload is opened.* What changed since is one self-copy within the commit. Times that nobody set are not sent:
+//!    the object's Last-Modified is its mtime.
+//! 5. *The upload is gone* (aborted or expired by others). Parts that were answered were in it alone: they are lost, the commit says so loudly
+//!    and goes on saying so; only cutting the file to nothing makes it whole again.
+
+use std::{ops::Range, sync::Arc};
+
+use futures_util::{StreamExt, stream};
+
+use super::{
+    Content, State, Where,
+    commit::{self, Attempt},
+    plan::{How, Limits, Planned},
+    upload::{Assembly, OpenUpload},
+};
+use crate::data::{Committed, Error, Result, Target};
+
+use crate::store::{CommitToken, Kind, Meta, Part, PartNumber, Replaces};
+
+use crate::support::{Ctx, Share, Urgency};
+
+/// The state of a file's stream, under the file's lock.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    /// What the file is to become; `None`: nothing more is cut.
+    target: Option<Target>,
+    phase: Phase,
+    /// Parts by number, from 1. Invariant: they tile `0..cut`.
+    parts: Vec<Going>,
+    /// What lies below belongs to parts and must not change.
+    cut: u64,
+    /// From `cut` to here there is no gap, as far as anybody looked.
+    covered: u64,
+    in_flight: usize,
+    /// Why cutting has stopped.
+    failed: Option<Error>,
+    /// Tells the parts of one upload from those of the next.
+    upload_number: u64,
+}
+
+#[derive(Debug, Default)]
+enum Phase {
+    #[default]
+    Idle,
+    Opening,
+    Open(Arc<OpenUpload>),
+    /// Difficulty 5.
+    Lost(Error),
+}
+
+#[derive(Debug)]
+struct Going {
+    planned: Planned,
+    answered: Option<Part>,
+}
+
+/// What to do next, found under the lock and done outside it.
+enum Next {
+    Nothing,
+    Open(Box<Target>, u64),
+    Send(Arc<OpenUpload>, Place),
+    Continue(Box<Target>),
+}
+
+/// A part of one of the uploads that a file had.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    upload_number: u64,
+    index: usize,
+}
+
+impl Stream {
+    /// Whether nothing of it holds memory on its way.
+    pub(super) fn is_still(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// Forgets the upload, which is aborted when its last part in flight has ended.
+    fn discard(&mut self) {
+        let (target, upload_number) = (self.target.take(), self.upload_number + 1);
+        *self = Self { target, upload_number, ..Self::default() };
+    }
+}
+
+impl State {
+    /// Whether bytes from `at` on may be changed.
+    ///
+    /// # Errors
+    /// [`Error::Streaming`]: commit first.
+    pub(crate) fn check_unsent(&self, at: u64) -> Result<()> {
+        if at < self.stream.cut { Err(Error::Streaming) } else { Ok(()) }
+    }
+
+    /// The file is being cut to `size`.
+    ///
+    /// # Errors
+    /// [`Error::Streaming`]: commit first.
+    pub(crate) fn check_cut(&mut self, size: u64) -> Result<()> {
+        if size == 0 && self.running.is_none() {
+            self.stream.discard();
+        }
+        self.check_unsent(size)?;
+        self.stream.covered = self.stream.covered.min(size);
+        Ok(())
+    }
+
+    /// Drops the upload: the file has no name any more.
+    pub(crate) fn discard_stream(&mut self) {
+        self.stream.discard();
+    }
+}
+
+impl Content {
+    /// See [`crate::data::File::stream_to`].
+    pub(crate) fn stream_to(&self, target: Option<Target>) {
+        self.state.lock().stream.target = target;
+    }
+
+    /// Sends what is full. Called after every write and every answer; costs little when there is nothing to do.
+    pub(crate) fn pump(self: &Arc<Self>, cx: &Ctx) {
+        loop {
+            match self.next_part() {
+                Next::Nothing => return,
+                Next::Open(target, upload_number) => {
+                    self.go(cx, move |content, cx| async move { content.open_upload(&cx, &target, upload_number).await });
+                }
+                Next::Send(upload, place) => self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place).await }),
+                Next::Continue(target) => self.go(cx, move |content, cx| async move { content.continue_stream(&cx, *target).await }),
+            }
+        }
+    }
+
+    /// Runs a step of the stream as a task, which writers may wait for, and looks for the next one.
+    fn go<F: Future<Output = ()> + Send>(self: &Arc<Self>, cx: &Ctx, step: impl FnOnce(Arc<Self>, Ctx) -> F + Send + 'static) {
+        let (content, cx, working) = (Arc::clone(self), cx.detached(Urgency::WriteOut), self.room.relief.begin());
+        self.room.tasks.spawn(async move {
+            step(Arc::clone(&content), cx.clone()).await;
+            content.pump(&cx);
+            drop(working);
+        });
+    }
+
+    fn next_part(&self) -> Next {
+        let limits = self.limits();
+        let quarter = self.room.budget.share(Share::Dirty) / 4;
+        let mut state = self.state.lock();
+        let State { extents, stream, origin, orphan, running, .. } = &mut *state;
+        let Some(target) = stream.target.as_ref().filter(|_| !*orphan && running.is_none() && stream.failed.is_none()) else {
+            return Next::Nothing;
+        };
+        let number = u32::try_from(stream.parts.len()).unwrap_or(u32::MAX) + 1;
+        if let Phase::Idle = stream.phase {
+            if !extents.only_appended() || (1..limits.smallest).contains(&extents.base_reach()) {
+                return Next::Nothing;
+            }
+            stream.cut = 0;
+            stream.covered = stream.covered.max(extents.base_reach());
+        }
+        let from = if matches!(stream.phase, Phase::Idle) { extents.base_reach() } else { stream.cut };
+        let size = limits.part_size(number, quarter);
+        if stream.covered < from + size + 1 {
+            stream.covered = extents.covered_to(stream.covered.max(from));
+        }
+        // A file that ends with this part may still be one PUT.
+        if stream.covered <= from + size {
+            return Next::Nothing;
+        }
+        match &stream.phase {
+            Phase::Idle => {
+                stream.phase = Phase::Opening;
+                Next::Open(Box::new(target.clone()), stream.upload_number)
+            }
+            Phase::Opening | Phase::Lost(_) => Next::Nothing,
+            Phase::Open(_) if number > limits.most - limits.most / 20 => {
+                // Difficulty 3. Marked as failed, so that nothing is cut until the continuation has the turn.
+                let target = Box::new(target.clone());
+                stream.failed = Some(Error::Streaming);
+                Next::Continue(target)
+            }
+            Phase::Open(_) if stream.in_flight >= self.room.config.parallel_parts.max(1) => Next::Nothing,
+            Phase::Open(upload) => {
+                debug_assert!(origin.is_none() || stream.cut >= extents.base_reach(), "the base was planned when the upload was opened");
+                let planned = Planned { range: from..from + size, how: How::Send };
+                stream.parts.push(Going { planned, answered: None });
+                stream.cut = from + size;
+                stream.in_flight += 1;
+                let place = Place { upload_number: stream.upload_number, index: stream.parts.len() - 1 };
+                Next::Send(Arc::clone(upload), place)
+            }
+        }
+    }
+
+    async fn open_upload(self: &Arc<Self>, cx: &Ctx, target: &Target, upload_number: u64) {
+        let meta = self.room.marked(&target.carried(target.times_set));
+        let opened = OpenUpload::open(&self.room, cx, &self.bucket, &target.key, meta).await;
+        let largest = self.bucket.capabilities().largest_part;
+        let copies = {
+            let mut state = self.state.lock();
+            let State { extents, stream, .. } = &mut *state;
+            if stream.upload_number != upload_number {
+                // Discarded meanwhile; dropping the upload aborts it.
+                return;
+            }
+            match opened {
+                Ok(upload) => {
+                    let base = extents.base_reach();
+                    for range in halves(0..base, largest) {
+                        stream.parts.push(Going { planned: Planned { range, how: How::Copy }, answered: None });
+                    }
+                    stream.cut = base;
+                    stream.in_flight += stream.parts.len();
+                    stream.phase = Phase::Open(Arc::clone(&upload));
+                    Some((upload, stream.parts.len()))
+                }
+                Err(error) => {
+                    stream.phase = Phase::Idle;
+                    stream.failed = Some(error);
+                    None
+                }
+            }
+        };
+        self.settled.notify_waiters();
+        if let Some((upload, copies)) = copies {
+            for index in 0..copies {
+                let (upload, place) = (Arc::clone(&upload), Place { upload_number, index });
+                self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place).await });
+            }
+        }
+    }
+
+    /// Sends or copies a part of the stream and frees it.
+    async fn send_part(&self, cx: &Ctx, upload: Arc<OpenUpload>, place: Place) {
+        let generation = self.state.lock().extents.generation();
+        let made = self.make_part(cx, &upload, place).await;
+        {
+            let mut state = self.state.lock();
+            if state.stream.upload_number == place.upload_number {
+                state.stream.in_flight -= 1;
+                match made {
+                    Ok(part) => state.answered(place.index, part, generation, self.smallest_part()),
+                    Err(error) => state.stream.failed = Some(error),
+                }
+            }
+        }
+        self.settled.notify_waiters();
+    }
+
+    async fn make_part(&self, cx: &Ctx, upload: &Arc<OpenUpload>, place: Place) -> Result<Part> {
+        let Place { upload_number, index } = place;
+        let (planned, pieces, origin) = {
+            let state = self.state.lock();
+            let going = state.stream.parts.get(index).filter(|_| state.stream.upload_number == upload_number);
+            let planned = going.ok_or(Error::Streaming)?.planned.clone();
+            let pieces = state.extents.pieces(planned.range.clone());
+            (planned, pieces, state.origin.clone())
+        };
+        let assembly = Assembly::new(&self.room, cx, None, &pieces, &planned.range);
+        drop(pieces);
+        let number = PartNumber(u32::try_from(index).unwrap_or(u32::MAX - 1) + 1);
+        upload.make(cx, number, &planned, origin.as_ref(), assembly).await
+    }
+
+    /// Completes the upload near the end of the part numbers; the stream goes on with copies of what is there (difficulty 3).
+    async fn continue_stream(self: &Arc<Self>, cx: &Ctx, target: Target) {
+        let Ok(turn) = self.turn(cx).await else { return };
+        let due = matches!(self.state.lock().stream.failed, Some(Error::Streaming));
+        if due && let Err(error) = self.run_commit(cx, target, false).await {
+            tracing::warn!(%error, "a stream cannot be continued; its file gathers until it is committed");
+        }
+        drop(turn);
+    }
+
+    /// Completes the stream within a commit. `None`: there is no open upload.
+    pub(super) async fn finish_stream(self: &Arc<Self>, cx: &Ctx, target: &Target) -> Result<Option<Committed>> {
+        self.wait_until_still(cx).await;
+        let (upload, attempt, first_new) = {
+            let mut state = self.state.lock();
+            state.stream.failed = None;
+            let upload = match &state.stream.phase {
+                Phase::Open(upload) => Arc::clone(upload),
+                Phase::Lost(error) => return Err(error.again()),
+                Phase::Idle | Phase::Opening => return Ok(None),
+            };
+            if upload.upload.key != target.key {
+                // Parts cannot change their object: the caller commits under the old name before it renames.
+                return Err(Error::Streaming);
+            }
+            // What is in memory is taken part by part: the range below `size` cannot change while it is cut.
+            let mut snapshot = state.extents.snapshot();
+            snapshot.pieces.retain(|piece| matches!(piece.place, Where::Base));
+            state.stage = None;
+            let first_new = state.stream.parts.len();
+            let range = state.stream.cut..snapshot.size;
+            state.plan_rest(range, self.limits());
+            let attempt = Attempt { target: target.clone(), meta: upload.meta.clone(), snapshot, origin: None };
+            (upload, attempt, first_new)
+        };
+        match self.send_rest(cx, &upload, attempt.snapshot.generation).await {
+            Ok(()) => {}
+            Err(error) => {
+                self.take_back(first_new);
+                return Err(self.lost(&upload, error));
+            }
+        }
+        let completed = match self.check_unchanged(cx, target).await {
+            Ok(()) => upload.complete(cx, &self.answers(), &target.replaces).await,
+            Err(error) => Err(error.into()),
+        };
+        let stored = match completed {
+            Ok(stored) => stored,
+            Err(refused) => {
+                let error = self.failed(&attempt, refused);
+                self.take_back(first_new);
+                return Err(self.lost(&upload, error));
+            }
+        };
+        self.state.lock().stream.discard();
+        let committed = self.succeeded(attempt, stored);
+        self.bring_up_to_date(cx, target, committed).await.map(Some)
+    }
+
+    /// Waits for parts on their way: each ends by a deadline of its own.
+    async fn wait_until_still(&self, cx: &Ctx) {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            {
+                let state = self.state.lock();
+                if state.stream.in_flight == 0 && !matches!(state.stream.phase, Phase::Opening) {
+                    return;
+                }
+            }
+            settled.await;
+            cx.progressed();
+        }
+    }
+
+    /// Sends every part that has no answer yet.
+    async fn send_rest(&self, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) -> Result<()> {
+        let missing: Vec<Place> = {
+            let state = self.state.lock();
+            let upload_number = state.stream.upload_number;
+            let unanswered = |(index, going): (usize, &Going)| going.answered.is_none().then_some(Place { upload_number, index });
+            state.stream.parts.iter().enumerate().filter_map(unanswered).collect()
+        };
+        let parts = stream::iter(missing).map(|place| async move { (place.index, self.make_part(cx, upload, place).await) });
+        let mut parts = std::pin::pin!(parts.buffer_unordered(self.room.config.parallel_parts.max(1)));
+        while let Some((index, made)) = parts.next().await {
+            let part = made?;
+            self.state.lock().answered(index, part, generation, self.smallest_part());
+        }
+        Ok(())
+    }
+
+    /// A commit failed: the parts it added behind the last answered one are cut anew by the next, which may have more behind them. The last
+    /// of them may be shorter than COS allows in the middle; its bytes are still here, so it is cut anew, too.
+    fn take_back(&self, first_new: usize) {
+        let smallest = self.smallest_part();
+        let mut state = self.state.lock();
+        let stream = &mut state.stream;
+        while stream.parts.len() > first_new
+            && stream
+                .parts
+                .last()
+                .is_some_and(|going| going.answered.is_none() || going.planned.range.end - going.planned.range.start < smallest)
+        {
+            stream.parts.pop();
+        }
+        stream.cut = stream.parts.last().map_or(0, |going| going.planned.range.end);
+        stream.failed = Some(Error::Streaming);
+    }
+
+    /// Says loudly what is lost if the upload is gone (difficulty 5).
+    fn lost(&self, upload: &OpenUpload, error: Error) -> Error {
+        let Error::Store(cause) = &error else { return error };
+        if cause.kind() != Kind::NoSuchUpload {
+            return error;
+        }
+        upload.over();
+        let mut state = self.state.lock();
+        let of = |going: &Going| going.answered.as_ref().filter(|_| going.planned.how == How::Send).map_or(0, |part| part.size);
+        let bytes: u64 = state.stream.parts.iter().map(of).sum();
+        tracing::error!(key = %upload.upload.key, bytes, "the store has dropped an upload that was still open: these bytes are lost");
+        if bytes == 0 {
+            // All of it is still here: gathered by the next commit.
+            state.stream.discard();
+        } else {
+            state.stream.phase = Phase::Lost(error.again());
+        }
+        error
+    }
+
+    fn smallest_part(&self) -> u64 {
+        self.bucket.capabilities().smallest_part
+    }
+
+    fn answers(&self) -> Vec<Part> {
+        self.state.lock().stream.parts.iter().filter_map(|going| going.answered.clone()).collect()
+    }
+
+    /// One self-copy if metadata changed since the upload was opened; one HEAD if the object's time is to be its mtime (difficulty 4).
+    async fn bring_up_to_date(self: &Arc<Self>, cx: &Ctx, target: &Target, made: Committed) -> Result<Committed> {
+        let wanted = target.carried(target.times_set);
+        let unmarked = Meta { token: None, ..made.meta.clone() };
+        if wanted != unmarked {
+            let meta = self.room.marked(&target.carried(true));
+            let (base, replaces) = (made.stored.version.clone(), Replaces::Version(made.stored.version));
+            let stored = commit::copy_marked(&self.room, cx, &self.bucket, &base, &target.key, meta.clone(), &replaces);
+            let stored = match stored.await {
+                Ok(stored) => stored,
+                Err(error) => {
+                    // The bytes are committed, under a version that the caller does not know.
+                    self.state.lock().untold = true;
+                    return Err(error);
+                }
+            };
+            self.rebase(stored.version.clone());
+            self.room.carry(&self.bucket, &base, &stored.version, &[0..base.size]);
+            return Ok(Committed { stored, meta, last_modified: None });
+        }
+        if target.times_set || target.times.is_empty() {
+            return Ok(made);
+        }
+        match self.bucket.head(cx, &target.key).await {
+            Ok(head) => Ok(Committed { last_modified: Some(head.last_modified), ..made }),
+            Err(error) => {
+                self.state.lock().untold = true;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl State {
+    /// The outcome of a write was settled: if it was the stream's, its upload is complete.
+    pub(super) fn settle_stream(&mut self, token: Option<&CommitToken>) {
+        if let Phase::Open(upload) = &self.stream.phase
+            && upload.meta.token.as_ref() == token
+        {
+            upload.over();
+            self.stream.discard();
+        }
+    }
+
+    /// Adds parts for `range`, what a commit still has to send.
+    fn plan_rest(&mut self, range: Range<u64>, limits: Limits) {
+        let numbers = u64::from(limits.most).saturating_sub(self.stream.parts.len() as u64).max(1);
+        // The numbers that are left must do: a hole can be of any size.
+        let part = limits.first.max((range.end - range.start.min(range.end)).div_ceil(numbers));
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + part);
+            self.stream.parts.push(Going { planned: Planned { range: at..end, how: How::Send }, answered: None });
+            at = end;
+        }
+        self.stream.cut = self.stream.cut.max(range.end);
+    }
+
+    /// The store has the part at `index`: its bytes may go. Those of a part too short for the middle stay until the commit has succeeded.
+    fn answered(&mut self, index: usize, part: Part, generation: u64, smallest: u64) {
+        let Some(going) = self.stream.parts.get_mut(index) else { return };
+        going.answered = Some(part);
+        let Planned { range, how } = going.planned.clone();
+        if how == How::Send && range.end - range.start >= smallest {
+            self.extents.sent(range, generation);
+        }
+    }
+}
+
+/// Cuts `range` into equal pieces of at most `most` bytes.
+fn halves(range: Range<u64>, most: u64) -> Vec<Range<u64>> {
+    let len = range.end - range.start;
+    let pieces = len.div_ceil(most).max(1);
+    let step = len.div_ceil(pieces).max(1);
+    (0..pieces).map(|n| range.start + n * step..range.end.min(range.start + (n + 1) * step)).filter(|piece| !piece.is_empty()).collect()
+}

@@ -1,0 +1,269 @@
+//! Sends bytes: assembles payloads from pieces, sends and copies parts, and checks that the whole is what was meant.
+//!
+//! A payload holds no more memory than the file does: dirty bytes are slices, staged bytes and ranges of the base are read as they are sent, a
+//! little at a time, zeros are made. What that needs in passing is reserved from the commit share.
+//!
+//! An [`OpenUpload`] that is dropped before it was completed is aborted: by a failed commit, a discarded stream, a file that went away.
+
+use std::{
+    fmt, io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, checksum_combine};
+use parking_lot::Mutex;
+
+use super::{
+    Held, Piece, Room, StagedFile, Where,
+    plan::{How, Planned},
+};
+use crate::data::{
+    Error, Result,
+    read::{Blocks, Origin},
+};
+
+use crate::store::{self, Bucket, Kind, Meta, Outcome, Part, PartNumber, Payload, Segment, Source, Stored, Upload};
+
+use crate::support::{Ctx, Share};
+
+/// Memory that a payload which is not in memory takes while it passes.
+const IN_PASSING: u64 = 1 << 20;
+/// Patience of an abort.
+const ABORT_WITHIN: Duration = Duration::from_secs(90);
+
+/// A last request that failed, and whether it may have happened all the same.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) error: Error,
+    pub(super) outcome: Outcome,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, outcome: Outcome::NotDone }
+    }
+}
+
+/// What a request that makes an object returns.
+pub(super) type Attempted = std::result::Result<Stored, Refused>;
+
+/// A payload and what keeps its memory counted.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    payload: Payload,
+    /// Held until the payload is sent.
+    #[expect(dead_code, reason = "what matters is when it is dropped")]
+    held: Vec<Held>,
+    base: Option<Arc<BaseSource>>,
+    /// Bytes that are read as they are sent.
+    elsewhere: u64,
+}
+
+/// Reads the base as it is sent, through the cache. Keeps what went wrong, which the store cannot pass on.
+struct BaseSource {
+    blocks: Arc<Blocks>,
+    cx: Ctx,
+    origin: Arc<Origin>,
+    failed: Mutex<Option<Error>>,
+}
+
+impl fmt::Debug for BaseSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BaseSource").field("version", &self.origin.version).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Source for BaseSource {
+    async fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        match self.blocks.read(&self.cx, &self.origin, range).await {
+            Ok(slices) => Ok(joined(slices)),
+            Err(error) => {
+                let told = io::Error::other(error.to_string());
+                *self.failed.lock() = Some(error);
+                Err(told)
+            }
+        }
+    }
+}
+
+fn joined(mut slices: Vec<Bytes>) -> Bytes {
+    if slices.len() == 1 {
+        return slices.remove(0);
+    }
+    let mut all = BytesMut::with_capacity(slices.iter().map(Bytes::len).sum());
+    slices.iter().for_each(|slice| all.extend_from_slice(slice));
+    all.freeze()
+}
+
+impl Assembly {
+    /// The bytes of `range` out of `pieces`, which cover it.
+    ///
+    /// # Errors
+    /// [`Error::Streaming`] if part of it is only in an open upload.
+    pub(super) fn new(
+        room: &Room,
+        cx: &Ctx,
+        origin: Option<&Arc<Origin>>,
+        pieces: &[Piece<Arc<StagedFile>>],
+        range: &Range<u64>,
+    ) -> Result<Self> {
+        let base = origin.map(|origin| {
+            let (blocks, origin) = (Arc::clone(&room.blocks), Arc::clone(origin));
+            Arc::new(BaseSource { blocks, cx: cx.clone(), origin, failed: Mutex::new(None) })
+        });
+        let (mut segments, mut held_all, mut elsewhere) = (Vec::new(), Vec::new(), 0);
+        let first = pieces.partition_point(|piece| piece.range.end <= range.start);
+        for piece in pieces[first..].iter().take_while(|piece| piece.range.start < range.end) {
+            let part = piece.range.start.max(range.start)..piece.range.end.min(range.end);
+            let len = part.end - part.start;
+            segments.push(match (&piece.place, &base) {
+                (Where::Memory(held), _) => {
+                    let at = |offset: u64| usize::try_from(offset - piece.range.start).unwrap_or(usize::MAX);
+                    held_all.push(held.clone());
+                    Segment::Bytes(held.bytes.slice(at(part.start)..at(part.end)))
+                }
+                (Where::Staged(file), _) => {
+                    elsewhere += len;
+                    Segment::Source(Arc::clone(file) as Arc<dyn Source>, part)
+                }
+                (Where::Base, Some(base)) => {
+                    elsewhere += len;
+                    Segment::Source(Arc::clone(base) as Arc<dyn Source>, part)
+                }
+                (Where::Hole, _) => Segment::Zeros(len),
+                (Where::Sent, _) | (Where::Base, None) => return Err(Error::Streaming),
+            });
+        }
+        Ok(Self { payload: Payload::new(segments), held: held_all, base, elsewhere })
+    }
+
+    /// Makes an object of it.
+    pub(super) async fn put(
+        self,
+        room: &Room,
+        cx: &Ctx,
+        bucket: &Arc<dyn Bucket>,
+        key: &store::Key,
+        meta: &Meta,
+        replaces: &store::Replaces,
+    ) -> Attempted {
+        let _passing = room.budget.reserve(cx, Share::Commit, self.elsewhere.min(IN_PASSING)).await.map_err(Error::from)?;
+        let size = self.payload.len();
+        let stored = bucket.put(cx, key, meta, self.payload.clone(), replaces).await.map_err(|error| {
+            let outcome = error.outcome();
+            Refused { error: self.reason(error), outcome }
+        })?;
+        check_size(&stored, size)?;
+        Ok(stored)
+    }
+
+    /// Sends it as a part.
+    pub(super) async fn send(self, room: &Room, cx: &Ctx, bucket: &Arc<dyn Bucket>, upload: &Upload, number: PartNumber) -> Result<Part> {
+        let _passing = room.budget.reserve(cx, Share::Commit, self.elsewhere.min(IN_PASSING)).await?;
+        let part = bucket.upload_part(cx, upload, number, self.payload.clone()).await.map_err(|error| self.reason(error))?;
+        cx.progressed();
+        Ok(part)
+    }
+
+    /// Why sending failed, if the base was the reason.
+    fn reason(&self, error: store::Error) -> Error {
+        let of_base = self.base.as_ref().filter(|_| error.kind() == Kind::Source).and_then(|base| base.failed.lock().take());
+        of_base.unwrap_or_else(|| error.into())
+    }
+}
+
+/// An upload that is aborted when dropped, unless it was completed.
+#[derive(Debug)]
+pub(super) struct OpenUpload {
+    pub(super) upload: Upload,
+    /// Everything the object will carry.
+    pub(super) meta: Meta,
+    room: Arc<Room>,
+    bucket: Arc<dyn Bucket>,
+    over: AtomicBool,
+}
+
+impl OpenUpload {
+    /// Opens an upload whose object will carry `meta`, which has a token.
+    pub(super) async fn open(room: &Arc<Room>, cx: &Ctx, bucket: &Arc<dyn Bucket>, key: &store::Key, meta: Meta) -> Result<Arc<Self>> {
+        let upload = bucket.create_upload(cx, key, &meta).await?;
+        let over = AtomicBool::new(false);
+        Ok(Arc::new(Self { upload, meta, room: Arc::clone(room), bucket: Arc::clone(bucket), over }))
+    }
+
+    /// Makes the part `planned` of that number.
+    pub(super) async fn make(
+        &self,
+        cx: &Ctx,
+        number: PartNumber,
+        planned: &Planned,
+        origin: Option<&Arc<Origin>>,
+        assembly: Result<Assembly>,
+    ) -> Result<Part> {
+        let part = match (planned.how, origin) {
+            (How::Copy, Some(origin)) => {
+                let part = self.bucket.copy_part(cx, &self.upload, number, &origin.version, planned.range.clone()).await?;
+                cx.progressed();
+                part
+            }
+            _ => assembly?.send(&self.room, cx, &self.bucket, &self.upload, number).await?,
+        };
+        Ok(Part { size: planned.range.end - planned.range.start, ..part })
+    }
+
+    /// Makes the object of `parts`, which are all of it.
+    pub(super) async fn complete(&self, cx: &Ctx, parts: &[Part], replaces: &store::Replaces) -> Attempted {
+        let completed = self.bucket.complete_upload(cx, &self.upload, parts, replaces).await;
+        let stored = completed.map_err(|error| Refused { outcome: error.outcome(), error: error.into() })?;
+        self.over();
+        check_whole(&stored, parts)?;
+        Ok(stored)
+    }
+
+    /// The store has no such upload any more.
+    pub(super) fn over(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for OpenUpload {
+    fn drop(&mut self) {
+        if *self.over.get_mut() {
+            return;
+        }
+        let (bucket, upload) = (Arc::clone(&self.bucket), self.upload.clone());
+        let cx = Ctx::background(Arc::clone(&self.room.clock), ABORT_WITHIN);
+        self.room.tasks.spawn(async move {
+            if let Err(error) = bucket.abort_upload(&cx, &upload).await {
+                tracing::warn!(%error, upload = &*upload.id.0, "an upload was left open");
+            }
+        });
+    }
+}
+
+/// Compares what the store says of the whole with what it said of the parts: by checksum where it told all of them, by size anyway.
+fn check_whole(stored: &Stored, parts: &[Part]) -> Result<()> {
+    check_size(stored, parts.iter().map(|part| part.size).sum())?;
+    let combined = parts.iter().try_fold(0, |sum, part| Some(checksum_combine(CrcAlgorithm::Crc64Xz, sum, part.crc64?, part.size)));
+    match (combined, stored.crc64) {
+        (Some(meant), Some(made)) if meant != made => Err(corrupt("the object's checksum is not that of its parts", stored)),
+        _ => Ok(()),
+    }
+}
+
+fn check_size(stored: &Stored, size: u64) -> Result<()> {
+    if stored.version.size == size { Ok(()) } else { Err(corrupt("the object has another size than was sent", stored)) }
+}
+
+fn corrupt(message: &str, stored: &Stored) -> Error {
+    tracing::error!(key = %stored.version.key, message, "the object is damaged; what was written is kept here and will be sent again");
+    Error::Store(store::Error::new(Kind::Corrupt, "Complete Multipart Upload", message).on(&stored.version.key))
+}
