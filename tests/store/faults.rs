@@ -466,7 +466,9 @@ async fn a_source_that_fails_is_said_and_makes_no_object() {
     let error = stage.bucket.put(&stage.cx, &key("a"), &meta(1), payload, &Replaces::Absent).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (Kind::Source, Outcome::NotDone));
     assert!(error.to_string().contains("the disk is gone"), "{error}");
-    assert_eq!((stage.requests(Op::PutObject), stage.peek(&key("a"))), (1, None));
+    // The connection may end before the server has read a word.
+    assert!(stage.requests(Op::PutObject) <= 1);
+    assert_eq!(stage.peek(&key("a")), None);
 }
 
 #[tokio::test]
