@@ -4,34 +4,12 @@ use std::path::PathBuf;
 
 use nix::unistd::geteuid;
 
+use crate::data;
+use crate::store::cos::Fixed;
+use crate::vfs;
+
 /// Marks a process that this program started: how, and that its secrets come through standard input.
 pub(super) const CHILD: &str = "COSMOUNT_CHILD";
-
-/// Variables with credentials, as the documentation and the tools of Tencent spell them.
-const CREDENTIALS: &[&str] = &[
-    "COS_SECRET_ID",
-    "COS_SECRET_KEY",
-    "COS_SESSION_TOKEN",
-    "COS_TOKEN",
-    "COS_SECRETID",
-    "COS_SECRETKEY",
-    "COS_SESSIONTOKEN",
-    "TENCENTCLOUD_SECRET_ID",
-    "TENCENTCLOUD_SECRET_KEY",
-    "TENCENTCLOUD_TOKEN",
-    "TENCENTCLOUD_SESSION_TOKEN",
-    "TENCENTCLOUD_SECRETID",
-    "TENCENTCLOUD_SECRETKEY",
-    "TENCENTCLOUD_SESSIONTOKEN",
-    "COSN_SECRET_ID",
-    "COSN_SECRET_KEY",
-    "COSACCESSKEYID",
-    "COSSECRETACCESSKEY",
-    "SECRETID",
-    "SECRETKEY",
-    "SECRET_ID",
-    "SECRET_KEY",
-];
 
 /// The value of a variable that is set to something.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
@@ -41,7 +19,7 @@ pub(super) fn variable(name: &str) -> Option<String> {
 
 /// Every variable with credentials that is set.
 pub(super) fn credentials() -> Vec<(String, String)> {
-    CREDENTIALS.iter().filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect()
+    Fixed::variables().filter_map(|name| Some((name.to_owned(), variable(name)?))).collect()
 }
 
 /// Where staging directories are unless told otherwise.
@@ -58,6 +36,30 @@ pub(super) fn runtime_directory() -> PathBuf {
         return "/run/cosmount".into();
     }
     absolute("XDG_RUNTIME_DIR").map_or_else(|| format!("/tmp/cosmount-{}", geteuid()).into(), |base| base.join("cosmount"))
+}
+
+/// The defect that the differential tester has asked for, to see that it finds it. Not in a release.
+fn defect<T: Copy>(table: &[(&str, T)]) -> Option<T> {
+    let name = variable("COSMOUNT_TEST_DEFECT").filter(|_| cfg!(debug_assertions))?;
+    table.iter().find(|(known, _)| *known == name).map(|(_, defect)| *defect)
+}
+
+/// One of the bytes.
+pub(super) fn data_defect() -> Option<data::Defect> {
+    defect(&[
+        ("old-bytes-in-hole", data::Defect::OldBytesInHole),
+        ("last-extent-dropped-at-flush", data::Defect::LastExtentDroppedAtFlush),
+        ("append-lost-after-truncate", data::Defect::AppendLostAfterTruncate),
+    ])
+}
+
+/// One of the names.
+pub(super) fn vfs_defect() -> Option<vfs::Defect> {
+    defect(&[
+        ("stale-dentry-after-rename", vfs::Defect::StaleDentryAfterRename),
+        ("wrong-size-after-rename-over", vfs::Defect::WrongSizeAfterRenameOver),
+        ("entry-created-during-listing-lost", vfs::Defect::EntryCreatedDuringListingLost),
+    ])
 }
 
 fn absolute(name: &str) -> Option<PathBuf> {

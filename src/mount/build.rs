@@ -14,8 +14,9 @@ use tokio::runtime::{Builder, Runtime};
 use crate::data::{self, Data};
 use crate::fuse::KernelNotify;
 use crate::local::{Disk, HostDisk, OpenError};
-use crate::mount::settings::{Settings, Source, Staging};
-use crate::store::{Bucket, Service, Versioning};
+use crate::mount::settings::{Access, Settings, Source, Staging};
+use crate::store::cos::{Endpoints, Fixed};
+use crate::store::{self, Bucket, CosConfig, Kind, Service, Versioning};
 use crate::support::{Budget, ByteSize, Clock, Ctx, Metrics, SystemClock, TaskGroup};
 use crate::vfs::{self, Vfs};
 
@@ -76,7 +77,8 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
 
 /// The bucket, after one signed request.
 fn connect(settings: &Settings, runtime: &Runtime, clock: &Arc<dyn Clock>, metrics: &Metrics) -> anyhow::Result<Arc<dyn Bucket>> {
-    let service = service(settings, clock, metrics)?;
+    let _context = runtime.enter();
+    let service = service(&settings.store, metrics, clock)?;
     let cx = Ctx::new(Arc::clone(clock), settings.io_timeout.min(STARTING), 0, 0);
     let source = &settings.source;
     let bucket = runtime.block_on(service.open(&cx, &source.bucket)).map_err(|error| cannot_open(source, error))?;
@@ -93,14 +95,19 @@ fn connect(settings: &Settings, runtime: &Runtime, clock: &Arc<dyn Clock>, metri
 const STARTING: Duration = Duration::from_secs(30);
 
 /// The account, as the settings reach it.
-pub(super) fn service(settings: &Settings, clock: &Arc<dyn Clock>, metrics: &Metrics) -> anyhow::Result<Arc<dyn Service>> {
-    let _ = (settings, clock, metrics);
-    bail!("the store has no builder yet")
+fn service(access: &Access, metrics: &Metrics, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Service>> {
+    let value = |name: &str| access.credentials.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let config = CosConfig {
+        endpoints: Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style).map_err(anyhow::Error::msg)?,
+        credentials: Arc::new(Fixed::from_environment(value)?),
+        ca_file: access.ca_file.clone(),
+        connections: access.connections,
+    };
+    store::open_cos(config, metrics, Arc::clone(clock)).map_err(anyhow::Error::msg)
 }
 
 /// The paragraph a person gets whose bucket cannot be opened.
-fn cannot_open(source: &Source, error: crate::store::Error) -> anyhow::Error {
-    use crate::store::Kind;
+fn cannot_open(source: &Source, error: store::Error) -> anyhow::Error {
     let advice = match error.kind() {
         Kind::NoSuchBucket | Kind::NotFound => "check the bucket's name, its APPID and its region (--region)",
         Kind::Denied => {

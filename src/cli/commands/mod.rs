@@ -2,6 +2,8 @@
 
 #[cfg(feature = "emulator")]
 pub(super) mod demo;
+#[cfg(feature = "emulator")]
+mod demo_files;
 pub(super) mod mount;
 pub(super) mod umount;
 

@@ -136,14 +136,8 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
         drain_timeout: mount.drain_timeout,
         staging,
         staging_limit,
-        data: data::Config {
-            part_size: mount.part_size,
-            parallel_parts: PARALLEL_PARTS,
-            largest_window: LARGEST_WINDOW,
-            // Filled in when the disk is known.
-            staging_limit: ByteSize(0),
-            defect: None,
-        },
+        // The limit of staging is filled in when the disk is known.
+        data: data::Config { part_size: mount.part_size, defect: environment::data_defect(), ..data::Config::default() },
         vfs: vfs::Config {
             prefix: String::new(),
             mount_id: String::new(),
@@ -177,16 +171,11 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             rename_limit: mount.rename_limit,
             direct_io: mount.direct_io,
             escape_unspellable: mount.unspellable == Unspellable::Escape,
-            defect: None,
+            defect: environment::vfs_defect(),
         },
         runtime_directory: environment::runtime_directory(),
     })
 }
-
-/// Parts of one file in flight: with 8 MiB parts more gained nothing, and all of them are held for a retry.
-const PARALLEL_PARTS: usize = 4;
-/// Enough ahead to hide 20 ms at 2 GB/s (measured); the budget bounds it further.
-const LARGEST_WINDOW: ByteSize = ByteSize::mib(64);
 
 /// `none`, `DIR` or `DIR:SIZE`.
 fn staging(typed: Option<&str>) -> anyhow::Result<(Staging, Option<ByteSize>)> {
