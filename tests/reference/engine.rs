@@ -163,7 +163,7 @@ impl Pair {
     fn abilities(&mut self) -> Abilities {
         let file = self.directory.path().join("ability");
         fs::write(&file, "").unwrap();
-        let set = json!({ "op": "set_xattr", "path": file, "name": "user.cos.alpha", "value": "x", "flags": "" });
+        let set = json!({ "op": "set_xattr", "path": file, "name": "user.alpha", "value": "x", "flags": "" });
         Abilities { xattrs: self.reference.tell(0, &set)["err"].is_null(), chown: nix::unistd::Uid::effective().is_root() }
     }
 
