@@ -18,8 +18,8 @@ use crate::vfs::{
     Error, Ino, Names, OnConflict, Posix, Preserve, Result, Vfs,
     handles::OpenFile,
     keymap::Name,
-    meta,
-    tree::{Facts, Local, Nameless, Place},
+    meta::{self, Attributes},
+    tree::{Facts, Local, Nameless, Node, Place},
 };
 
 /// What is left to be done for a file.
@@ -64,11 +64,23 @@ impl Vfs {
         if let Some(done) = committed {
             self.note_committed(ino, &file, epoch, done);
         }
-        if late && self.names.lock().open.get(&ino).is_some_and(|open| open.changed.is_some()) {
-            self.send_attributes(cx, ino, |_| Ok(())).await?;
+        if late && let Some(changed) = self.changed_attributes(ino) {
+            // What the object carries is read anew there; what was changed here must come on top of it.
+            let apply = move |node: &mut Node| {
+                node.facts.attributes.clone_from(&changed);
+                Ok(())
+            };
+            self.send_attributes(cx, ino, apply).await?;
         }
         self.note_clean(ino, &file, epoch);
         Ok(())
+    }
+
+    /// The inode's attributes, if some of them are not in COS.
+    fn changed_attributes(&self, ino: Ino) -> Option<Attributes> {
+        let names = self.names.lock();
+        names.open.get(&ino)?.changed?;
+        names.tree.node(ino).map(|node| node.facts.attributes.clone())
     }
 
     fn plan_commit(&self, ino: Ino) -> Result<Plan> {
@@ -152,6 +164,10 @@ impl Vfs {
                     let mut names = self.names.lock();
                     let old = names.tree.node(ino).and_then(|node| node.dentry().map(|(_, name)| name.clone()));
                     names.tree.rename(ino, parent, &beside, self.clock.now());
+                    // The old name is there, as somebody else's.
+                    if let Some(old) = &old {
+                        names.tree.ask_again(parent, old);
+                    }
                     old
                 };
                 // The kernel still takes the old name for this inode.

@@ -248,7 +248,7 @@ impl Vfs {
             .then(|| listing.names.iter().map(|(name, listed)| Item { name: name.clone(), listed: listed.clone() }).collect())
     }
 
-    fn keep_listing(&self, directory: Ino, asked: Instant, names: BTreeMap<Name, Listed>) {
+    pub(super) fn keep_listing(&self, directory: Ino, asked: Instant, names: BTreeMap<Name, Listed>) {
         let keep_own = self.config.defect != Some(Defect::EntryCreatedDuringListingLost);
         self.names.lock().tree.set_listing(directory, asked, names, keep_own);
     }

@@ -155,11 +155,13 @@ impl Vfs {
             (Some(head), Some(_)) => Ok(Some(Facts { kind: FileKind::Directory, ..self.facts(&head) })),
             (Some(head), None) => Ok(Some(self.facts(&head))),
             (None, None) => Ok(None),
-            (None, Some(first)) if *first == marker => Ok(Some(self.ask_marker(cx, &marker).await?)),
             (None, Some(first)) => {
                 // A list may still show what was in a directory that this mount just removed.
                 let gone = self.names.lock().tree.is_gone(parent, name, self.clock.now());
-                if gone && self.is_absent(cx, first).await? { Ok(None) } else { Ok(Some(self.implicit())) }
+                if gone && self.is_absent(cx, first).await? {
+                    return Ok(None);
+                }
+                if *first == marker { self.ask_marker(cx, &marker).await.map(Some) } else { Ok(Some(self.implicit())) }
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::vfs::{
     claims::Claim,
     keymap::Name,
     meta::{self, DIRECTORY_TYPE},
-    tree::Local,
+    tree::{Facts, Listed, Local},
 };
 
 /// How often a name is looked up again because it changed while it was being claimed.
@@ -156,8 +156,7 @@ impl Vfs {
             if directory == Ino::ROOT || node.facts.origin.is_some() {
                 return Ok(());
             }
-            let mut others = names.tree.directory(directory).into_iter().flat_map(|directory| directory.children.values());
-            if others.any(|other| *other != leaving && names.tree.node(*other).is_some_and(|node| node.facts.origin.is_some())) {
+            if self.has_others(&names, directory, leaving) {
                 return Ok(());
             }
             (names.directory_key(&self.keys, directory)?, node.facts.clone())
@@ -168,12 +167,31 @@ impl Vfs {
         if keys.any(|listed| listed != key) {
             return Ok(());
         }
+        self.put_marker(cx, directory, &Key::new(&prefix), &facts).await
+    }
+
+    /// Whether it was lately seen that the directory has another object than `leaving`.
+    fn has_others(&self, names: &Names, directory: Ino, leaving: Ino) -> bool {
+        let now = self.clock.now();
+        let young = |at| now.saturating_duration_since(at) < self.config.metadata_ttl;
+        let Some(entries) = names.tree.directory(directory) else { return false };
+        let leaves = |name: &Name| entries.children.get(name) == Some(&leaving);
+        let listing = entries.listing.as_ref().filter(|listing| young(listing.at));
+        let mut listed = listing.into_iter().flat_map(|listing| &listing.names);
+        if listed.any(|(name, listed)| *listed != Listed::Own && !leaves(name)) {
+            return true;
+        }
+        let mut others = entries.children.values().filter(|other| **other != leaving);
+        others.any(|other| names.tree.node(*other).is_some_and(|node| node.facts.origin.is_some() && young(node.checked)))
+    }
+
+    async fn put_marker(&self, cx: &Ctx, directory: Ino, key: &Key, facts: &Facts) -> Result<()> {
         let mut meta = Meta { content_type: Some(DIRECTORY_TYPE.to_owned()), token: Some(self.token()), ..Meta::default() };
         self.write_attributes(&facts.attributes, FileKind::Directory, &mut meta)?;
         if let Some(mtime) = facts.attributes.mtime {
             meta.user.extend(meta::times(mtime, self.config.posix));
         }
-        match self.bucket.put(cx, &Key::new(&prefix), &meta, Payload::default(), &Replaces::Absent).await {
+        match self.bucket.put(cx, key, &meta, Payload::default(), &Replaces::Absent).await {
             Ok(stored) => {
                 if let Some(node) = self.names.lock().tree.node_mut(directory) {
                     node.facts.origin = Some(stored.version);

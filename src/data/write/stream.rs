@@ -82,9 +82,9 @@ struct Place {
 }
 
 impl Stream {
-    /// Whether nothing of it holds memory on its way.
+    /// Whether nothing of it is on its way: a stream that flows is not spilled.
     pub(super) fn is_still(&self) -> bool {
-        self.in_flight == 0
+        self.in_flight == 0 && !matches!(self.phase, Phase::Opening)
     }
 
     /// Forgets the upload, which is aborted when its last part in flight has ended.
@@ -339,7 +339,7 @@ impl Content {
             settled.as_mut().enable();
             {
                 let state = self.state.lock();
-                if state.stream.in_flight == 0 && !matches!(state.stream.phase, Phase::Opening) {
+                if state.stream.is_still() {
                     return;
                 }
             }

@@ -277,6 +277,15 @@ impl Tree {
         self.settle(old_parent);
     }
 
+    /// Nothing is known of `name` any longer: COS has to be asked.
+    pub(super) fn ask_again(&mut self, parent: Ino, name: &Name) {
+        self.drop_listing(parent);
+        if let Some(directory) = self.directory_mut(parent) {
+            directory.gone.remove(name);
+            directory.absent.remove(name);
+        }
+    }
+
     /// The inode keeps its handles and loses its name.
     pub(super) fn detach(&mut self, ino: Ino, why: Nameless) {
         let Some((parent, name)) = self.nodes.get(&ino).and_then(Node::dentry).map(|(parent, name)| (parent, name.clone())) else { return };
