@@ -439,7 +439,8 @@ impl Content {
                 if refused.outcome == Outcome::Unknown {
                     // No generation is written by it: only the base changes.
                     let (generation, size, whole) = (0, base.size, vec![0..base.size]);
-                    self.state.lock().unsettled = Some(Unsettled { target: target.clone(), meta: meta.clone(), generation, size, clean: whole });
+                    self.state.lock().unsettled =
+                        Some(Unsettled { target: target.clone(), meta: meta.clone(), generation, size, clean: whole });
                 }
                 refused.error
             })?;
