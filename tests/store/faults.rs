@@ -497,6 +497,7 @@ async fn two_writers_that_meet_both_get_through() {
 /// Not a promise, but a gross loss would be seen: `cargo nextest run --test store --run-ignored only --no-capture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
+#[expect(clippy::print_stdout, reason = "what it measures is what it is for")]
 async fn how_fast_a_gigabyte_is_read_and_written() {
     let stage = Stage::cos().await;
     stage.server().put_repeated(BUCKET, "big", noise(1 << 20), 1 << 30).unwrap();
