@@ -202,6 +202,8 @@ impl Answer {
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        // Time begins when somebody waits: a reader that was busy elsewhere is no stalled connection.
+        self.watch.moved();
         let chunk = self.watch.wait(self.response.chunk()).await?;
         self.watch.progressed();
         chunk.map_err(|error| self.watch.maybe_done(self.watch.error(Kind::Unavailable, chain(&error.without_url()))))

@@ -420,6 +420,17 @@ async fn a_stalled_connection_is_given_up_for_another() {
 }
 
 #[tokio::test]
+async fn a_reader_that_pauses_is_no_stall() {
+    let stage = Stage::impatient().await;
+    let version = stage.put("a", noise(16 << 20)).await.version;
+    let mut body = stage.bucket.get(&stage.cx, &version, 0..version.size).await.unwrap();
+    let first = body.next().await.unwrap().unwrap();
+    clock().sleep(Duration::from_millis(1800)).await;
+    assert_eq!(body.collect().await.unwrap(), noise(16 << 20).slice(first.len()..));
+    assert_eq!(stage.requests(Op::GetObject), 1);
+}
+
+#[tokio::test]
 async fn a_black_hole_ends_at_the_deadline() {
     let stage = Stage::impatient().await;
     stage.server().faults().add(Rule::always(Action::BlackHole));
@@ -481,6 +492,37 @@ async fn two_writers_that_meet_both_get_through() {
     stage.fault(Op::PutObject, Action::status(409, "SomethingNew"));
     stage.bucket.put(&stage.cx, &key("b"), &meta(1), noise(10).into(), &Replaces::Absent).await.unwrap();
     assert_eq!(stage.requests(Op::PutObject), 4);
+}
+
+/// Not a promise, but a gross loss would be seen: `cargo nextest run --test store --run-ignored only --no-capture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+#[expect(clippy::print_stdout, reason = "what it measures is what it is for")]
+async fn how_fast_a_gigabyte_is_read_and_written() {
+    let stage = Stage::cos().await;
+    stage.server().put_repeated(BUCKET, "big", noise(1 << 20), 1 << 30).unwrap();
+    let version = stage.bucket.head(&stage.cx, &key("big")).await.unwrap().version;
+    let start = stage.cx.clock().now();
+    let read = async |range: std::ops::Range<u64>| {
+        let mut body = stage.bucket.get(&stage.cx, &version, range).await.unwrap();
+        let (mut len, mut pieces) = (0, 0_u64);
+        while let Some(bytes) = body.next().await {
+            len += bytes.unwrap().len();
+            pieces += 1;
+        }
+        (len, pieces)
+    };
+    let slices = (0..8_u64).map(|slice| read(slice << 27..(slice + 1) << 27));
+    let all = futures_util::future::join_all(slices).await;
+    let took = stage.cx.clock().now() - start;
+    let (len, pieces) = all.iter().fold((0, 0), |(len, pieces), one| (len + one.0, pieces + one.1));
+    println!("read {len} bytes in {pieces} pieces in {took:?}");
+    let part = Payload::new([vec![Segment::Bytes(noise(1 << 20)); 64], vec![Segment::Zeros(64 << 20)]].concat());
+    let upload = stage.bucket.create_upload(&stage.cx, &key("b"), &meta(1)).await.unwrap();
+    let start = stage.cx.clock().now();
+    let parts = (1..5).map(|number| stage.bucket.upload_part(&stage.cx, &upload, PartNumber(number), part.clone()));
+    futures_util::future::try_join_all(parts).await.unwrap();
+    println!("wrote half of it in {:?}", stage.cx.clock().now() - start);
 }
 
 #[tokio::test]

@@ -223,7 +223,10 @@ impl Bucket for CosBucket {
     }
 
     async fn delete(&self, cx: &Ctx, key: &Key, _expected: Option<&ObjectVersion>) -> Result<()> {
-        self.send(cx, Request::new(Operation::Delete, Method::DELETE, Some(key)), None).await.map(drop)
+        match self.send(cx, Request::new(Operation::Delete, Method::DELETE, Some(key)), None).await {
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            answer => answer.map(drop),
+        }
     }
 
     async fn delete_many(&self, cx: &Ctx, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
@@ -263,6 +266,9 @@ impl Bucket for CosBucket {
             let key = Key::new(key);
             let code = document.code.unwrap_or_default();
             let kind = error::kind_of_code(operation, &code);
+            if kind == Kind::NotFound {
+                continue;
+            }
             let message = document.message.unwrap_or_else(|| "refused".to_owned());
             refused.push((key.clone(), Error::new(kind, operation.name(), message).on(&key).answered(200, Some(code), None)));
         }

@@ -322,6 +322,8 @@ impl Resumed {
         if self.left.is_empty() {
             return Ok(None);
         }
+        // What the reader did since it had the last bytes is not waiting. Each call ends in bytes or an error, so this does not go on for ever.
+        self.cx.progressed();
         let mut course = Course::new(&self.cx, Operation::Get, self.version.key.as_str());
         loop {
             let error = match &mut self.body {
