@@ -87,19 +87,25 @@ impl Drop for Spill<'_> {
 impl Room {
     /// Takes memory for dirty bytes, waiting while it is being freed.
     pub(crate) async fn reserve(self: &Arc<Self>, cx: &Ctx, bytes: u64) -> Result<Reservation> {
+        let mut last_resort = true;
         loop {
             let ended = self.relief.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
             if let Some(reservation) = self.budget.try_reserve(Share::Dirty, bytes) {
-                self.press();
+                self.press(false);
                 self.blocks.trim();
                 return Ok(reservation);
             }
-            self.press();
+            self.press(false);
             if self.relief.working.load(Ordering::SeqCst) == 0 {
-                // The last of it may have ended just before it was looked at.
-                return self.budget.try_reserve(Share::Dirty, bytes).ok_or(Error::NoRoom);
+                // The last of it may have ended just before it was looked at, and left something to spill.
+                if let Some(reservation) = self.budget.try_reserve(Share::Dirty, bytes) {
+                    return Ok(reservation);
+                }
+                if !std::mem::take(&mut last_resort) || !self.press(true) {
+                    return Err(Error::NoRoom);
+                }
             }
             tokio::select! {
                 reservation = self.budget.reserve(cx, Share::Dirty, bytes) => {
@@ -111,28 +117,31 @@ impl Room {
         }
     }
 
-    /// Starts the spiller if the share is filling up, there is somewhere to spill to, and there may be something to spill.
-    fn press(self: &Arc<Self>) {
+    /// Starts the spiller if the share is filling up, there is somewhere to spill to, and there may be something to spill (or `anyway`).
+    /// Returns whether it did.
+    fn press(self: &Arc<Self>, anyway: bool) -> bool {
         let share = self.budget.share(Share::Dirty);
-        let full = self.budget.used(Share::Dirty) > share / 4 * 3;
+        let full = anyway || self.budget.used(Share::Dirty) > share / 4 * 3;
         let may_help = || {
             self.staging.as_ref().is_some_and(|staging| staging.has_room())
-                && self.relief.changes.load(Ordering::SeqCst) != self.relief.fruitless_at.load(Ordering::SeqCst)
+                && (anyway || self.relief.changes.load(Ordering::SeqCst) != self.relief.fruitless_at.load(Ordering::SeqCst))
         };
         if !full || !may_help() || self.spilling.swap(true, Ordering::SeqCst) {
-            return;
+            return false;
         }
         let (run, working, room) = (Run(Arc::clone(self)), self.relief.start(true), Arc::clone(self));
         self.tasks.spawn(async move {
             // Dropped from right to left: who is woken by the first must be able to start the next run.
             let (_working, _run) = (working, run);
             let changes = room.relief.changes.load(Ordering::SeqCst);
-            match room.spill_down_to(share / 2).await {
-                Ok(0) => room.relief.fruitless_at.store(changes, Ordering::SeqCst),
+            let low = share / 2;
+            match room.spill_down_to(low).await {
+                Ok(0) if room.budget.used(Share::Dirty) > low => room.relief.fruitless_at.store(changes, Ordering::SeqCst),
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "dirty bytes cannot be staged"),
             }
         });
+        true
     }
 
     /// Spills the heaviest files until `low` is left in memory or nothing more can be spilled; returns how many bytes it was.
