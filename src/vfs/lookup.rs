@@ -248,7 +248,7 @@ impl Vfs {
 
     /// Asks the kernel to give inodes back when there are more than the budget has room for.
     pub(super) fn relieve(&self) {
-        const AT_ONCE: usize = 64;
+        const AT_ONCE: usize = 8;
         let oldest = {
             let mut names = self.names.lock();
             if !names.tree.is_full() {
@@ -266,7 +266,8 @@ impl Vfs {
         {
             let names = self.names.lock();
             let missed = names.tree.directory(parent).map_or(0, |directory| directory.misses);
-            if missed < MISSES || missed % MISSES != 0 || self.config.negative_ttl.is_zero() {
+            // Ever more rarely: a directory of many pages is never known whole.
+            if missed % MISSES != 0 || !(missed / MISSES).is_power_of_two() || self.config.negative_ttl.is_zero() {
                 return;
             }
         }
