@@ -160,6 +160,10 @@ impl Vfs {
         // Released however this ends; what could not be committed now is committed behind it.
         let _release = ReleaseOnDrop::new(self, opened.fh);
         let handle = self.handles.file(opened.fh)?;
+        // truncate(2) to the size it has changes nothing, not even the times; ftruncate(2) and O_TRUNC set them.
+        if handle.file.size() == size {
+            return Ok(());
+        }
         self.truncate(cx, ino, &handle.file, size).await?;
         let only = self.names.lock().tree.node(ino).is_some_and(|node| node.opens == 1);
         // With other handles open their close sends it.

@@ -19,7 +19,7 @@ use crate::vfs::{
     Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs,
     keymap::Name,
     meta::{Attributes, may_be_directory},
-    tree::{Facts, Listed, Local, Nameless},
+    tree::{By, Facts, Listed, Local, Nameless},
 };
 
 /// How often an answer is asked for again because this mount changed the name meanwhile.
@@ -207,7 +207,7 @@ impl Vfs {
             names.tree.detach(ino, Nameless::Lost);
         }
         let key = if facts.kind == FileKind::Directory { format!("{}/", key.as_str()) } else { key.as_str().to_owned() };
-        Some(names.tree.insert(parent, name, &key, facts, Local::Clean, false, now))
+        Some(names.tree.insert(parent, name, &key, facts, By::Cos, now))
     }
 
     /// Whether `ino` is being changed here, or holds changes that COS does not have.
@@ -267,7 +267,7 @@ impl Vfs {
             let names = self.names.lock();
             let missed = names.tree.directory(parent).map_or(0, |directory| directory.misses);
             // Ever more rarely: a directory of many pages is never known whole.
-            if missed % MISSES != 0 || !(missed / MISSES).is_power_of_two() || self.config.negative_ttl.is_zero() {
+            if !missed.is_multiple_of(MISSES) || !(missed / MISSES).is_power_of_two() || self.config.negative_ttl.is_zero() {
                 return;
             }
         }

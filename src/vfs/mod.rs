@@ -470,7 +470,7 @@ impl Vfs {
         let (tell, told) = tokio::sync::oneshot::channel();
         self.tasks.spawn(async move {
             // Nobody listens any more if the caller was dropped; the work is done all the same.
-            let _ = tell.send(work.await);
+            drop(tell.send(work.await));
         });
         told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".to_owned())))
     }

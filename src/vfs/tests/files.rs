@@ -137,6 +137,18 @@ async fn truncate_without_a_handle_is_in_cos_when_it_returns() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn truncating_an_empty_file_at_open_sets_its_time_everywhere() {
+    let s = Setting::new();
+    s.save("a", "").await.unwrap();
+    let past = SetAttr { mtime: Some(SetTime::To(SystemTime::UNIX_EPOCH)), ..SetAttr::default() };
+    s.vfs.setattr(&s.cx(), s.ino("a").await, None, past).await.unwrap();
+    s.save("a", "").await.unwrap();
+    let shown = s.find("a").await.unwrap().attr.mtime;
+    assert_ne!(shown, SystemTime::UNIX_EPOCH);
+    assert_eq!(Setting::over(Arc::clone(&s.bucket), |_| {}).find("a").await.unwrap().attr.mtime, shown);
+}
+
+#[tokio::test(start_paused = true)]
 async fn rewriting_with_truncation_replaces_the_object_whole() {
     let s = Setting::new();
     s.save("a", "a long first text").await.unwrap();
