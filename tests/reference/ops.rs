@@ -193,8 +193,12 @@ impl Generator {
     }
 
     fn open(&mut self, known: &Known) -> Step {
-        let access = *self.chance.pick(&["r", "w", "w", "rw", "rw", "rw"]);
+        let mut access = *self.chance.pick(&["r", "w", "w", "rw", "rw", "rw"]);
         let extra = *self.chance.pick(&["", " creat", " creat", " creat excl", " creat trunc", " trunc", " append", " creat append"]);
+        if extra.contains("trunc") && access == "r" {
+            // POSIX leaves that undefined.
+            access = "rw";
+        }
         let path = if extra.contains("excl") || self.chance.one_in(4) { self.any_path() } else { self.old_path(&known.files) };
         let mode = *self.chance.pick(&[0o644, 0o600, 0o666, 0o755]);
         Step { process: self.process(), action: Action::Open { slot: self.slot(), path, flags: format!("{access}{extra}"), mode } }
