@@ -156,10 +156,10 @@ impl Content {
         let limits = self.limits();
         let quarter = self.room.budget.share(Share::Dirty) / 4;
         let mut state = self.state.lock();
-        let State { extents, stream, origin, orphan, running, .. } = &mut *state;
-        let Some(target) = stream.target.as_ref().filter(|_| !*orphan && running.is_none() && stream.failed.is_none()) else {
-            return Next::Nothing;
-        };
+        // A base that may change when an outcome is settled is none to stream over.
+        let may = !state.orphan && state.running.is_none() && state.unsettled.is_none() && state.stream.failed.is_none();
+        let State { extents, stream, origin, .. } = &mut *state;
+        let Some(target) = stream.target.as_ref().filter(|_| may) else { return Next::Nothing };
         let number = u32::try_from(stream.parts.len()).unwrap_or(u32::MAX) + 1;
         if let Phase::Idle = stream.phase {
             if !extents.only_appended() || (1..limits.smallest).contains(&extents.base_reach()) {
