@@ -202,7 +202,12 @@ impl File {
         (state.extents.pieces(range), state.origin.clone())
     }
 
-    async fn read_pieces(&self, cx: &Ctx, pieces: &[Piece<Arc<super::write::StagedFile>>], origin: Option<&Arc<Origin>>) -> Result<Vec<Bytes>> {
+    async fn read_pieces(
+        &self,
+        cx: &Ctx,
+        pieces: &[Piece<Arc<super::write::StagedFile>>],
+        origin: Option<&Arc<Origin>>,
+    ) -> Result<Vec<Bytes>> {
         let mut bytes = Vec::with_capacity(pieces.len());
         for Piece { range, place } in pieces {
             match place {

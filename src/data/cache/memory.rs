@@ -152,7 +152,8 @@ impl Memory {
         let mut indexes: Vec<u64> = if few <= FEW_BLOCKS {
             clean.iter().flat_map(|range| range.start / BLOCK..range.end.div_ceil(BLOCK)).collect()
         } else {
-            let of = |shard: &Mutex<Shard>| shard.lock().blocks.iter().filter(|(key, _)| key.tag == old).map(|(key, _)| key.index).collect();
+            let of =
+                |shard: &Mutex<Shard>| shard.lock().blocks.iter().filter(|(key, _)| key.tag == old).map(|(key, _)| key.index).collect();
             self.shards.iter().flat_map(|shard| -> Vec<u64> { of(shard) }).collect()
         };
         indexes.sort_unstable();

@@ -148,7 +148,13 @@ impl Content {
         let (mut snapshot, origin) = self.snapshot();
         // Seeded defect: the differential tester must find that the last extent is not sent.
         if self.room.has_defect(Defect::LastExtentDroppedAtFlush) {
-            snapshot.pieces.iter_mut().rev().filter(|piece| matches!(piece.place, Where::Memory(_))).take(1).for_each(|p| p.place = Where::Hole);
+            snapshot
+                .pieces
+                .iter_mut()
+                .rev()
+                .filter(|piece| matches!(piece.place, Where::Memory(_)))
+                .take(1)
+                .for_each(|p| p.place = Where::Hole);
         }
         let meta = self.room.marked(&target.carried(true));
         let plan = plan::plan(&spans(&snapshot.pieces), self.limits()).ok_or(Error::TooLarge)?;
@@ -220,8 +226,7 @@ impl Content {
         if head.meta.token != unsettled.meta.token || head.version.size != unsettled.size {
             return Ok(());
         }
-        let stored =
-            Stored { version: head.version, crc64: head.crc64, last_modified: Some(head.last_modified), date: head.date };
+        let stored = Stored { version: head.version, crc64: head.crc64, last_modified: Some(head.last_modified), date: head.date };
         let Unsettled { meta, generation, size, clean, .. } = unsettled;
         self.state.lock().settle_stream(meta.token.as_ref());
         self.switch(&stored.version, generation, size, &clean, &[]);

@@ -374,7 +374,10 @@ impl Content {
         let mut state = self.state.lock();
         let stream = &mut state.stream;
         while stream.parts.len() > first_new
-            && stream.parts.last().is_some_and(|going| going.answered.is_none() || going.planned.range.end - going.planned.range.start < smallest)
+            && stream
+                .parts
+                .last()
+                .is_some_and(|going| going.answered.is_none() || going.planned.range.end - going.planned.range.start < smallest)
         {
             stream.parts.pop();
         }
@@ -430,18 +433,19 @@ impl Content {
         if wanted != (Meta { token: None, ..made.meta.clone() }) {
             let meta = self.room.marked(&target.carried(true));
             let base = &made.stored.version;
+            let whole = 0..base.size;
             let replaces = Replaces::Version(base.clone());
             let copied = commit::copy_marked(&self.room, cx, &self.bucket, base, &target.key, meta.clone(), &replaces).await;
             let stored = copied.map_err(|refused| {
                 if refused.outcome == Outcome::Unknown {
                     // No generation is written by it: only the base changes.
-                    let (generation, size, whole) = (0, base.size, vec![0..base.size]);
-                    self.state.lock().unsettled = Some(Unsettled { target: target.clone(), meta: meta.clone(), generation, size, clean: whole });
+                    let (generation, size, clean) = (0, base.size, vec![whole.clone()]);
+                    self.state.lock().unsettled = Some(Unsettled { target: target.clone(), meta: meta.clone(), generation, size, clean });
                 }
                 refused.error
             })?;
             self.rebase(stored.version.clone());
-            self.room.carry(&self.bucket, base, &stored.version, &[0..base.size]);
+            self.room.carry(&self.bucket, base, &stored.version, &[whole]);
             return Ok(Committed { stored, meta, last_modified: None });
         }
         if has_times || target.times_set || target.times.is_empty() {
