@@ -799,8 +799,34 @@ mod pressure {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_streams_at_once() {
-        let s = Setting::with(32, Config::default(), Capabilities::cos(), true);
+    async fn streams_that_fill_memory_with_short_parts_send_them() {
+        let s = Setting::with(32, Config::default(), Capabilities::cos(), false);
+        let files: Vec<_> = (0..24u64).map(|_| s.new_file()).collect();
+        for (file, n) in files.iter().zip(0..) {
+            file.stream_to(Some(target(&format!("{n}"), Replaces::Absent)));
+            for at in (0..MIB + 256 * KIB).step_by(128 << 10) {
+                s.write(file, at, &pattern(n + at, 128 * KIB)).await.unwrap();
+            }
+        }
+        for (file, n) in files.iter().zip(0..) {
+            file.commit(&s.fresh(), target(&format!("{n}"), Replaces::Absent)).await.unwrap();
+            let expected: Vec<u8> = (0..MIB + 256 * KIB).step_by(128 << 10).flat_map(|at| pattern(n + at, 128 * KIB)).collect();
+            assert!(s.peek(&format!("{n}")) == expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_streams_at_once_with_staging() {
+        many_streams_at_once(true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_streams_at_once_without_staging() {
+        many_streams_at_once(false).await;
+    }
+
+    async fn many_streams_at_once(staging: bool) {
+        let s = Setting::with(32, Config::default(), Capabilities::cos(), staging);
         s.bucket.set_latency(Duration::from_millis(50));
         let writers = (0..12u64).map(|n| {
             let s = &s;
@@ -818,6 +844,34 @@ mod pressure {
         });
         futures_util::future::join_all(writers).await;
         check(&s, Duration::ZERO);
+    }
+}
+
+/// The switches of the differential tester do what they say.
+mod defects {
+    use super::*;
+
+    async fn with(defect: Option<Defect>) -> (Vec<u8>, Vec<u8>) {
+        let s = Setting::with(64, Config { defect, ..Config::default() }, Capabilities::cos(), false);
+        let file = s.object("a", vec![7; 100]);
+        file.truncate(&s.cx, 50).await.unwrap();
+        file.write(&s.cx, At::End, Bytes::from_static(b"append")).await.unwrap();
+        file.truncate(&s.cx, 70).await.unwrap();
+        let seen = s.read(&file, 0..100).await.unwrap();
+        file.commit(&s.cx, over(&file, "a")).await.unwrap();
+        (seen, s.peek("a"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_shows() {
+        let right = [&[7; 50][..], b"append", &[0; 14]].concat();
+        assert_eq!(with(None).await, (right.clone(), right.clone()));
+        let (seen, _) = with(Some(Defect::OldBytesInHole)).await;
+        assert_eq!(seen, [&[7; 50][..], b"append", &[7; 14]].concat());
+        let (seen, _) = with(Some(Defect::AppendLostAfterTruncate)).await;
+        assert_eq!(seen, [&[7; 50][..], &[0; 20]].concat());
+        let (seen, made) = with(Some(Defect::LastExtentDroppedAtFlush)).await;
+        assert_eq!((seen, made), (right, [&[7; 50][..], &[0; 20]].concat()));
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Stream {
     /// From `cut` to here there is no gap, as far as anybody looked.
     covered: u64,
     in_flight: usize,
+    /// Memory is short: the next part may be any length that COS takes.
+    hurry: bool,
     /// Why cutting has stopped.
     failed: Option<Error>,
     /// Tells the parts of one upload from those of the next.
@@ -152,6 +154,15 @@ impl Content {
         });
     }
 
+    /// Memory is short and nothing else frees any: sends what there is, though it is less than a part should be.
+    pub(super) fn hurry(self: &Arc<Self>, cx: &Ctx) {
+        self.state.lock().stream.hurry = true;
+        self.pump(cx);
+        // What it found nothing for must not shorten a part later.
+        let mut state = self.state.lock();
+        state.stream.hurry = matches!(state.stream.phase, Phase::Opening);
+    }
+
     fn next_part(&self) -> Next {
         let limits = self.limits();
         let quarter = self.room.budget.share(Share::Dirty) / 4;
@@ -168,13 +179,17 @@ impl Content {
             stream.covered = stream.covered.max(extents.base_reach());
         }
         let from = if matches!(stream.phase, Phase::Idle) { extents.base_reach() } else { stream.cut };
-        let size = limits.part_size(number, quarter);
-        if stream.covered < from + size + 1 {
+        let mut size = limits.part_size(number, quarter);
+        if stream.covered <= from + size {
             stream.covered = extents.covered_to(stream.covered.max(from));
         }
         // A file that ends with this part may still be one PUT.
         if stream.covered <= from + size {
-            return Next::Nothing;
+            let there = stream.covered - from;
+            if !stream.hurry || there < limits.smallest {
+                return Next::Nothing;
+            }
+            size = there;
         }
         match &stream.phase {
             Phase::Idle => {
@@ -197,6 +212,7 @@ impl Content {
                 stream.parts.push(Going { planned, answered: None });
                 stream.cut = from + size;
                 stream.in_flight += 1;
+                stream.hurry = false;
                 let place = Place { upload_number: stream.upload_number, index: stream.parts.len() - 1 };
                 Next::Send(Arc::clone(upload), place)
             }
