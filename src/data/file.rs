@@ -2,8 +2,8 @@
 //!
 //! The difficulties
 //! 1. *The base moves under a reader.* An own commit, rename or self-copy replaces the object a moment before (or after) the file learns of it; a
-//!    fetch of the old version is then told 412. Such a read waits for the commit that runs and looks again; only if the base is still the same
-//!    was it somebody else ([`Error::Stale`]).
+//!    fetch of the old version is then told 412. Such a read waits for the commit that runs, settles one whose answer was lost, and looks again;
+//!    only if the base is still the same was it somebody else ([`Error::Stale`]).
 //! 2. *Appends from several handles* land one behind the other: the offset is taken and the bytes inserted under one hold of the lock.
 //! 3. *Freezing.* Writers share the gate, also while they wait for memory; memory is freed by commits and spills, which never take the gate.
 
@@ -16,7 +16,7 @@ use super::{
     Committed, Defect, Error, Reader, Result, Target,
     cache::BLOCK,
     read::Origin,
-    write::{Content, Held, Piece, Where, ZEROS},
+    write::{Content, Held, Piece, StagedFile, Where, ZEROS},
 };
 
 use crate::store::{ObjectVersion, Source};
@@ -82,6 +82,7 @@ impl File {
 
     /// The bytes of `range`, clipped to the file, as slices in order. Sees every acknowledged write.
     pub async fn read(self: &Arc<Self>, cx: &Ctx, reader: &Reader, range: Range<u64>) -> Result<Vec<Bytes>> {
+        let range = range.start..range.end.min(self.size());
         let mut ahead = self.note(reader, &range);
         loop {
             let (pieces, origin) = self.pieces(range.clone());
@@ -189,21 +190,19 @@ impl File {
     }
 
     fn note(&self, reader: &Reader, range: &Range<u64>) -> Option<Range<u64>> {
+        if range.is_empty() {
+            return None;
+        }
         let reach = self.content.state.lock().extents.base_reach();
         reader.note(range, reach, self.content.room.blocks.largest_window()).filter(|ahead| ahead.end <= reach)
     }
 
-    fn pieces(&self, range: Range<u64>) -> (Vec<Piece<Arc<super::write::StagedFile>>>, Option<Arc<Origin>>) {
+    fn pieces(&self, range: Range<u64>) -> (Vec<Piece<Arc<StagedFile>>>, Option<Arc<Origin>>) {
         let state = self.content.state.lock();
         (state.extents.pieces(range), state.origin.clone())
     }
 
-    async fn read_pieces(
-        &self,
-        cx: &Ctx,
-        pieces: &[Piece<Arc<super::write::StagedFile>>],
-        origin: Option<&Arc<Origin>>,
-    ) -> Result<Vec<Bytes>> {
+    async fn read_pieces(&self, cx: &Ctx, pieces: &[Piece<Arc<StagedFile>>], origin: Option<&Arc<Origin>>) -> Result<Vec<Bytes>> {
         let mut bytes = Vec::with_capacity(pieces.len());
         for Piece { range, place } in pieces {
             match place {
@@ -228,7 +227,7 @@ impl File {
         if moved() {
             return Ok(true);
         }
-        self.content.quiet(cx).await?;
+        self.content.catch_up(cx).await?;
         Ok(moved())
     }
 

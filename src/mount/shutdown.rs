@@ -192,7 +192,8 @@ impl Stop<'_> {
         }
     }
 
-    /// Step 2. Also says how long what still runs in the background may take: no time at all after a second signal.
+    /// Step 2. Also says how long what still runs in the background may take: no time at all after a second signal, or
+    /// when it would only try again what has just failed.
     async fn drain(&self, signals: &mut Signals) -> (Left, Duration) {
         let cx = Ctx::new(Arc::clone(self.clock), self.patience, 0, 0).with_urgency(Urgency::WriteOut);
         let draining = self.vfs.drain(&cx);
@@ -202,7 +203,7 @@ impl Stop<'_> {
             self.say(&Status::Draining { bytes });
             tokio::select! {
                 biased;
-                left = &mut draining => return (left, STEP),
+                left = &mut draining => return (left, if left.files == 0 { STEP } else { Duration::ZERO }),
                 name = signals.next() => {
                     let bytes = self.data.dirty_bytes();
                     tracing::warn!("not waiting any longer: {name}");

@@ -18,7 +18,7 @@ use crate::vfs::{
     lookup::Found,
     meta::{self, Attributes, DIRECTORY_TYPE},
     open::ReleaseOnDrop,
-    tree::{Local, Node, Place},
+    tree::{Facts, Local, Node, Place},
 };
 
 /// An answer made under the lock, but for the size, which an open file's own locks guard.
@@ -160,6 +160,10 @@ impl Vfs {
         // Released however this ends; what could not be committed now is committed behind it.
         let _release = ReleaseOnDrop::new(self, opened.fh);
         let handle = self.handles.file(opened.fh)?;
+        // truncate(2) to the size it has changes nothing, not even the times; ftruncate(2) and O_TRUNC set them.
+        if handle.file.size() == size {
+            return Ok(());
+        }
         self.truncate(cx, ino, &handle.file, size).await?;
         let only = self.names.lock().tree.node(ino).is_some_and(|node| node.opens == 1);
         // With other handles open their close sends it.
@@ -220,11 +224,12 @@ impl Vfs {
 
     /// Gives a clean object other attributes: a self-copy, pinned to its version. The inode is claimed.
     pub(super) async fn send_attributes(self: &Arc<Self>, cx: &Ctx, ino: Ino, change: impl Fn(&mut Node) -> Result<()>) -> Result<()> {
-        let (key, mut node, epoch, file) = {
+        let (key, mut node, epoch, file, changed) = {
             let names = self.names.lock();
             let node = names.tree.node(ino).ok_or(Error::Stale)?.clone();
             let file = names.open.get(&ino).map(|open| Arc::clone(&open.file));
-            (names.key(&self.keys, ino)?, node, names.tree.epoch(), file)
+            let changed = names.open.get(&ino).is_some_and(|open| open.changed.is_some());
+            (names.key(&self.keys, ino)?, node, names.tree.epoch(), file, changed)
         };
         let head = match self.bucket.head(cx, &key).await {
             Ok(head) => Some(head),
@@ -235,15 +240,17 @@ impl Vfs {
         let replaced = |old: &ObjectVersion, new: &ObjectVersion| !old.same_bytes(new);
         match (&node.facts.origin, &head) {
             (Some(old), Some(head)) if replaced(old, &head.version) && file.is_some() => return Err(Error::Stale),
-            // Nobody reads the old version: the change is made to what is there now.
+            // Nobody reads the old version: the change is made to what is there now, and to what was changed here and not sent.
             (_, Some(head)) => {
                 let facts = self.facts(head);
-                node.facts = crate::vfs::tree::Facts { kind: node.facts.kind, ..facts };
+                let attributes = if changed { node.facts.attributes.clone() } else { facts.attributes };
+                node.facts = Facts { kind: node.facts.kind, attributes, ..facts };
             }
             (_, None) => {}
         }
-        let mtime = node.mtime();
+        let (mtime, names_changed) = (node.mtime(), node.names_changed);
         change(&mut node)?;
+        let names_set = node.names_changed;
         // Without times of its own the object would show the time of this copy.
         let times = meta::times(node.facts.attributes.mtime.unwrap_or(mtime), self.config.posix);
         let mut meta = match &head {
@@ -295,6 +302,10 @@ impl Vfs {
                 node.times_set = false;
             }
             node.facts = facts;
+            // A name that came or went during the copy is newer than the time that was set.
+            if node.names_changed == names_changed {
+                node.names_changed = names_set;
+            }
             node.ctime = self.clock.wall();
             node.touched = touched;
             node.checked = now;

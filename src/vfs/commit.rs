@@ -22,18 +22,21 @@ use crate::vfs::{
     tree::{Facts, Local, Nameless, Node, Place},
 };
 
-/// What is left to be done for a file.
-enum Plan {
-    /// Nothing.
-    Done,
-    /// A commit of its bytes and attributes.
-    Commit { file: Arc<File>, target: Target, epoch: u64, exclusive: bool, ask: bool },
+/// A commit that is due.
+struct Due {
+    file: Arc<File>,
+    target: Target,
+    /// What was changed later is not part of it.
+    epoch: u64,
+    exclusive: bool,
+    /// Something the predecessor carries is not known yet.
+    ask: bool,
 }
 
 impl Vfs {
     /// Commits the file if there is anything to commit.
     pub(super) async fn commit(self: &Arc<Self>, cx: &Ctx, ino: Ino) -> Result<()> {
-        if let Plan::Done = self.plan_commit(ino)? {
+        if self.due(ino)?.is_none() {
             return Ok(());
         }
         let (vfs, cx) = (Arc::clone(self), cx.clone());
@@ -46,7 +49,7 @@ impl Vfs {
 
     /// As [`Vfs::commit`], for who has claimed the inode.
     pub(super) async fn commit_claimed(self: &Arc<Self>, cx: &Ctx, ino: Ino) -> Result<()> {
-        let Plan::Commit { file, mut target, epoch, exclusive, ask } = self.plan_commit(ino)? else { return Ok(()) };
+        let Some(Due { file, mut target, epoch, exclusive, ask }) = self.due(ino)? else { return Ok(()) };
         if ask {
             self.complete_meta(cx, ino, &mut target).await?;
         }
@@ -83,17 +86,17 @@ impl Vfs {
         names.tree.node(ino).map(|node| node.facts.attributes.clone())
     }
 
-    fn plan_commit(&self, ino: Ino) -> Result<Plan> {
+    fn due(&self, ino: Ino) -> Result<Option<Due>> {
         let names = self.names.lock();
-        let Some(node) = names.tree.node(ino) else { return Ok(Plan::Done) };
-        let Some(open) = names.open.get(&ino) else { return Ok(Plan::Done) };
+        let Some(node) = names.tree.node(ino) else { return Ok(None) };
+        let Some(open) = names.open.get(&ino) else { return Ok(None) };
         if node.local == Local::Clean && open.changed.is_none() {
-            return Ok(Plan::Done);
+            return Ok(None);
         }
         let epoch = names.tree.epoch();
-        let Some(target) = self.target(&names, ino)? else { return Ok(Plan::Done) };
+        let Some(target) = self.target(&names, ino)? else { return Ok(None) };
         let ask = self.lacks_meta(open, &target);
-        Ok(Plan::Commit { file: Arc::clone(&open.file), target, epoch, exclusive: open.exclusive, ask })
+        Ok(Some(Due { file: Arc::clone(&open.file), target, epoch, exclusive: open.exclusive, ask }))
     }
 
     /// What the file is to become; `None` if its name was removed.

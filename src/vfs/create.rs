@@ -19,7 +19,7 @@ use crate::vfs::{
     lookup::Found,
     meta::{self, Attributes, DIRECTORY_TYPE, PLAIN_TYPE},
     open::ReleaseOnDrop,
-    tree::{Facts, Local, Nameless},
+    tree::{By, Facts, Local, Nameless},
 };
 
 /// The most a symbolic link's target may have (PATH_MAX of Linux, less the NUL).
@@ -55,7 +55,7 @@ impl Vfs {
             let key = self.new_key(&names, parent, &name)?;
             let facts = self.new_facts(&names, cx, parent, FileKind::File, mode);
             self.write_attributes(&facts.attributes, FileKind::File, &mut Meta::default())?;
-            let ino = names.tree.insert(parent, &name, key.as_str(), facts, Local::New, true, self.clock.now());
+            let ino = names.tree.insert(parent, &name, key.as_str(), facts, By::Mount(Local::New), self.clock.now());
             self.note_names_changed(&mut names, parent);
             names.tree.raise(ino);
             let attached = self.attach(&mut names, ino, &spare, None, flags);
@@ -173,7 +173,7 @@ impl Vfs {
         self.index.note_own(&facts);
         let mut names = self.names.lock();
         let now = self.clock.now();
-        let ino = names.tree.insert(parent, name, key.as_str(), facts, Local::Clean, true, now);
+        let ino = names.tree.insert(parent, name, key.as_str(), facts, By::Mount(Local::Clean), now);
         if made.kind == FileKind::Directory {
             // Nothing is in it: the marker was not there before.
             names.tree.set_listing(ino, now, std::collections::BTreeMap::new(), true);

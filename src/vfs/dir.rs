@@ -31,7 +31,7 @@ use crate::vfs::{
     create::LONGEST_LINK,
     keymap::Name,
     meta::Attributes,
-    tree::{Facts, Listed, Local},
+    tree::{By, Facts, Listed, Local},
 };
 
 /// Position of the first entry behind `.` and `..`.
@@ -197,13 +197,10 @@ impl Vfs {
         let Some(facts) = known else { return };
         let now = self.clock.now();
         match child {
-            Some(ino) => {
-                if self.is_same_file(names, ino, &facts) {
-                    names.tree.update(ino, facts, now);
-                }
-            }
+            Some(ino) if self.is_same_file(names, ino, &facts) => names.tree.update(ino, facts, now),
+            Some(_) => {}
             None if facts.kind != FileKind::Directory => {
-                names.tree.insert(directory, &item.name, version.key.as_str(), facts, Local::Clean, false, now);
+                names.tree.insert(directory, &item.name, version.key.as_str(), facts, By::Cos, now);
             }
             None => {}
         }

@@ -36,7 +36,6 @@ impl Vfs {
 
     /// Writes; returns how many bytes. `owner` is `None` for pages of a mapping or of the page cache (`from_page_cache`), which land at their own
     /// offset whatever the flags.
-    #[expect(clippy::too_many_arguments, reason = "what a WRITE request says")]
     pub async fn write(
         self: &Arc<Self>,
         cx: &Ctx,
@@ -168,6 +167,13 @@ impl Vfs {
     pub(super) async fn truncate(self: &Arc<Self>, cx: &Ctx, ino: Ino, file: &Arc<File>, size: u64) -> Result<()> {
         self.committing(cx, ino, || file.truncate(cx, size)).await?;
         self.note_changed(ino);
+        // Also where the size stays and no byte changes: the new mtime is to be sent.
+        let mut guard = self.names.lock();
+        let names = &mut *guard;
+        let epoch = names.tree.epoch();
+        if let Some(open) = names.open.get_mut(&ino) {
+            open.changed = Some(epoch);
+        }
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use crate::vfs::{
     Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs,
     keymap::Name,
     meta::{Attributes, may_be_directory},
-    tree::{Facts, Listed, Local, Nameless},
+    tree::{By, Facts, Listed, Local, Nameless},
 };
 
 /// How often an answer is asked for again because this mount changed the name meanwhile.
@@ -207,7 +207,7 @@ impl Vfs {
             names.tree.detach(ino, Nameless::Lost);
         }
         let key = if facts.kind == FileKind::Directory { format!("{}/", key.as_str()) } else { key.as_str().to_owned() };
-        Some(names.tree.insert(parent, name, &key, facts, Local::Clean, false, now))
+        Some(names.tree.insert(parent, name, &key, facts, By::Cos, now))
     }
 
     /// Whether `ino` is being changed here, or holds changes that COS does not have.
@@ -248,7 +248,7 @@ impl Vfs {
 
     /// Asks the kernel to give inodes back when there are more than the budget has room for.
     pub(super) fn relieve(&self) {
-        const AT_ONCE: usize = 64;
+        const AT_ONCE: usize = 8;
         let oldest = {
             let mut names = self.names.lock();
             if !names.tree.is_full() {
@@ -266,7 +266,8 @@ impl Vfs {
         {
             let names = self.names.lock();
             let missed = names.tree.directory(parent).map_or(0, |directory| directory.misses);
-            if missed < MISSES || missed % MISSES != 0 || self.config.negative_ttl.is_zero() {
+            // Ever more rarely: a directory of many pages is never known whole.
+            if !missed.is_multiple_of(MISSES) || !(missed / MISSES).is_power_of_two() || self.config.negative_ttl.is_zero() {
                 return;
             }
         }

@@ -43,7 +43,7 @@ use crate::data::Data;
 
 use crate::store::{Bucket, CommitToken, Key};
 
-use crate::support::{Budget, Clock, Ctx, Metrics, Share, TaskGroup};
+use crate::support::{Budget, Clock, Ctx, Metrics, Reservation, Share, TaskGroup};
 
 use claims::Claims;
 use handles::{Handles, OpenFile};
@@ -376,6 +376,8 @@ pub struct Vfs {
     keys: KeyMap,
     handles: Handles,
     index: Index,
+    /// What inodes, listings and the index may take, set aside for good so that cached blocks do not count on it.
+    _memory: Option<Reservation>,
     /// Set once, by [`Vfs::drain`]: nothing is changed any more.
     stopping: AtomicBool,
     /// Wakes whoever waits for a claim.
@@ -414,6 +416,7 @@ impl Vfs {
             keys: KeyMap::new(&config.prefix, config.escape_unspellable),
             handles: Handles::default(),
             index: Index::new(memory / 4),
+            _memory: budget.try_reserve(Share::Names, memory),
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
             names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default() }),
@@ -467,7 +470,7 @@ impl Vfs {
         let (tell, told) = tokio::sync::oneshot::channel();
         self.tasks.spawn(async move {
             // Nobody listens any more if the caller was dropped; the work is done all the same.
-            let _ = tell.send(work.await);
+            drop(tell.send(work.await));
         });
         told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".to_owned())))
     }

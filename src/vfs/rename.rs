@@ -30,7 +30,7 @@ use crate::vfs::{
     keymap::Name,
     lookup::Found,
     meta,
-    tree::{Facts, Local},
+    tree::{By, Facts, Local},
 };
 
 /// Copies of one directory rename in flight at once.
@@ -42,7 +42,6 @@ const TRIES: usize = 8;
 #[derive(Debug)]
 struct Move {
     ino: Ino,
-    kind: FileKind,
     from: (Ino, Name),
     to: (Ino, Name),
     replaced: Option<Ino>,
@@ -98,7 +97,7 @@ impl Vfs {
                     return Err(Error::Invalid("a directory cannot move into itself"));
                 }
             }
-            let plan = Move { ino, kind, from, to, replaced };
+            let plan = Move { ino, from, to, replaced };
             let moved =
                 if kind == FileKind::Directory { self.move_directory(cx, &plan).await } else { self.move_file(cx, &plan, mode).await };
             drop(claim);
@@ -209,7 +208,7 @@ impl Vfs {
         if self.config.defect == Some(Defect::StaleDentryAfterRename)
             && let Some(facts) = names.tree.node(plan.ino).map(|node| node.facts.clone())
         {
-            names.tree.insert(plan.from.0, &plan.from.1, "stale", facts, Local::Clean, true, now);
+            names.tree.insert(plan.from.0, &plan.from.1, "stale", facts, By::Mount(Local::Clean), now);
         }
         orphan
     }

@@ -1,6 +1,6 @@
 //! Extended attributes.
 //!
-//! `user.*` is kept with the object as COSFS keeps it, and changes as chmod does. `user.cos.*` shows what COS knows of the object, read-only; it is
+//! `user.*` is kept with the object as COSFS keeps it, and changes as chmod does. A few names below `user.cos.` show what COS knows of the object, read-only; they are
 //! not among the names that listxattr gives, or `cp -a` and `rsync -X` would carry one object's identity to another. Everything else
 //! (`security.*`, POSIX ACLs) is refused without a request, because `ls -l` asks for it at every file.
 
@@ -16,7 +16,9 @@ use crate::vfs::{
 };
 
 const USER: &str = "user.";
-const VIRTUAL: &str = "user.cos.";
+const COS: &str = "user.cos.";
+/// What is shown below [`COS`]; `restore` is taken already for what is to come.
+const VIRTUAL: [&str; 7] = ["key", "dirty", "etag", "version", "class", "crc64", "restore"];
 /// XATTR_NAME_MAX of Linux.
 const LONGEST_NAME: usize = 255;
 
@@ -24,7 +26,7 @@ impl Vfs {
     /// One extended attribute.
     pub async fn getxattr(self: &Arc<Self>, cx: &Ctx, ino: Ino, name: &OsStr) -> Result<Bytes> {
         let name = known_space(name)?;
-        if let Some(virtual_name) = name.strip_prefix(VIRTUAL) {
+        if let Some(virtual_name) = virtual_name(name) {
             return self.virtual_xattr(cx, ino, virtual_name).await;
         }
         self.getattr(cx, ino, None).await?;
@@ -68,8 +70,8 @@ impl Vfs {
     fn settable(&self, name: &OsStr) -> Result<String> {
         self.may_change()?;
         let name = known_space(name)?;
-        if name.starts_with(VIRTUAL) {
-            return Err(Error::NotPermitted("user.cos.* is what COS says, and read-only"));
+        if virtual_name(name).is_some() {
+            return Err(Error::NotPermitted("this attribute is what COS says of the object, and read-only"));
         }
         if self.config.posix != Posix::Full {
             return Err(Error::NotPermitted("--posix keeps no extended attributes"));
@@ -101,6 +103,10 @@ impl Vfs {
         };
         text.map(Bytes::from).ok_or(Error::NoAttribute)
     }
+}
+
+fn virtual_name(name: &str) -> Option<&str> {
+    name.strip_prefix(COS).filter(|name| VIRTUAL.contains(name))
 }
 
 fn known_space(name: &OsStr) -> Result<&str> {

@@ -4,6 +4,7 @@
 //! 1. *Nobody waits for what will not come.* A writer waits only while something that frees memory is really under way: a spill, a commit, a part
 //!    of a stream. Each holds a [`Working`]; when the last has ended and the share is still full, the writer gets [`Error::NoRoom`].
 //! 2. *Nobody waits in a ring.* Spills and commits take nothing from the dirty share, and writers hold nothing they need.
+//!    Before that, streams that cannot be spilled send what they have, be it less than a part.
 //! 3. *Whom to spill.* The file with the most bytes in memory, whatever its pattern; then the next, down to half of the share, so that one
 //!    spiller run makes room for many writes.
 
@@ -87,19 +88,26 @@ impl Drop for Spill<'_> {
 impl Room {
     /// Takes memory for dirty bytes, waiting while it is being freed.
     pub(crate) async fn reserve(self: &Arc<Self>, cx: &Ctx, bytes: u64) -> Result<Reservation> {
+        let mut last_resort = true;
         loop {
             let ended = self.relief.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
             if let Some(reservation) = self.budget.try_reserve(Share::Dirty, bytes) {
-                self.press();
+                self.press(false);
                 self.blocks.trim();
                 return Ok(reservation);
             }
-            self.press();
+            self.press(false);
             if self.relief.working.load(Ordering::SeqCst) == 0 {
-                // The last of it may have ended just before it was looked at.
-                return self.budget.try_reserve(Share::Dirty, bytes).ok_or(Error::NoRoom);
+                // The last of it may have ended just before it was looked at, and left something to spill.
+                if let Some(reservation) = self.budget.try_reserve(Share::Dirty, bytes) {
+                    return Ok(reservation);
+                }
+                let spills = std::mem::take(&mut last_resort) && self.press(true);
+                if !spills && !self.hurry(cx) {
+                    return Err(Error::NoRoom);
+                }
             }
             tokio::select! {
                 reservation = self.budget.reserve(cx, Share::Dirty, bytes) => {
@@ -111,28 +119,37 @@ impl Room {
         }
     }
 
-    /// Starts the spiller if the share is filling up, there is somewhere to spill to, and there may be something to spill.
-    fn press(self: &Arc<Self>) {
+    /// Has every stream send what it has, where nothing can be spilled. Returns whether any does.
+    fn hurry(self: &Arc<Self>, cx: &Ctx) -> bool {
+        self.all().iter().for_each(|content| content.hurry(cx));
+        self.relief.working.load(Ordering::SeqCst) > 0
+    }
+
+    /// Starts the spiller if the share is filling up, there is somewhere to spill to, and there may be something to spill (or `anyway`).
+    /// Returns whether it did.
+    fn press(self: &Arc<Self>, anyway: bool) -> bool {
         let share = self.budget.share(Share::Dirty);
-        let full = self.budget.used(Share::Dirty) > share / 4 * 3;
+        let full = anyway || self.budget.used(Share::Dirty) > share / 4 * 3;
         let may_help = || {
             self.staging.as_ref().is_some_and(|staging| staging.has_room())
-                && self.relief.changes.load(Ordering::SeqCst) != self.relief.fruitless_at.load(Ordering::SeqCst)
+                && (anyway || self.relief.changes.load(Ordering::SeqCst) != self.relief.fruitless_at.load(Ordering::SeqCst))
         };
         if !full || !may_help() || self.spilling.swap(true, Ordering::SeqCst) {
-            return;
+            return false;
         }
         let (run, working, room) = (Run(Arc::clone(self)), self.relief.start(true), Arc::clone(self));
         self.tasks.spawn(async move {
             // Dropped from right to left: who is woken by the first must be able to start the next run.
             let (_working, _run) = (working, run);
             let changes = room.relief.changes.load(Ordering::SeqCst);
-            match room.spill_down_to(share / 2).await {
-                Ok(0) => room.relief.fruitless_at.store(changes, Ordering::SeqCst),
+            let low = share / 2;
+            match room.spill_down_to(low).await {
+                Ok(0) if room.budget.used(Share::Dirty) > low => room.relief.fruitless_at.store(changes, Ordering::SeqCst),
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "dirty bytes cannot be staged"),
             }
         });
+        true
     }
 
     /// Spills the heaviest files until `low` is left in memory or nothing more can be spilled; returns how many bytes it was.

@@ -21,13 +21,13 @@ use futures_util::{StreamExt, stream};
 
 use super::{
     Content, State, Where,
-    commit::{self, Attempt},
+    commit::{self, Attempt, Unsettled},
     plan::{How, Limits, Planned},
     upload::{Assembly, OpenUpload},
 };
 use crate::data::{Committed, Error, Result, Target};
 
-use crate::store::{CommitToken, Kind, Meta, Part, PartNumber, Replaces};
+use crate::store::{CommitToken, Kind, Meta, Outcome, Part, PartNumber, Replaces};
 
 use crate::support::{Ctx, Share, Urgency};
 
@@ -44,6 +44,8 @@ pub(super) struct Stream {
     /// From `cut` to here there is no gap, as far as anybody looked.
     covered: u64,
     in_flight: usize,
+    /// Memory is short: the next part may be any length that COS takes.
+    hurry: bool,
     /// Why cutting has stopped.
     failed: Option<Error>,
     /// Tells the parts of one upload from those of the next.
@@ -152,33 +154,47 @@ impl Content {
         });
     }
 
+    /// Memory is short and nothing else frees any: sends what there is, though it is less than a part should be.
+    pub(super) fn hurry(self: &Arc<Self>, cx: &Ctx) {
+        self.state.lock().stream.hurry = true;
+        self.pump(cx);
+        // What it found nothing for must not shorten a part later.
+        let mut state = self.state.lock();
+        state.stream.hurry = matches!(state.stream.phase, Phase::Opening);
+    }
+
     fn next_part(&self) -> Next {
         let limits = self.limits();
         let quarter = self.room.budget.share(Share::Dirty) / 4;
         let mut state = self.state.lock();
-        let State { extents, stream, origin, orphan, running, .. } = &mut *state;
-        let Some(target) = stream.target.as_ref().filter(|_| !*orphan && running.is_none() && stream.failed.is_none()) else {
-            return Next::Nothing;
-        };
+        // A base that may change when an outcome is settled is none to stream over.
+        let may = !state.orphan && state.running.is_none() && state.unsettled.is_none() && state.stream.failed.is_none();
+        let State { extents, stream, origin, .. } = &mut *state;
+        let Some(target) = stream.target.as_ref().filter(|_| may) else { return Next::Nothing };
         let number = u32::try_from(stream.parts.len()).unwrap_or(u32::MAX) + 1;
         if let Phase::Idle = stream.phase {
             if !extents.only_appended() || (1..limits.smallest).contains(&extents.base_reach()) {
                 return Next::Nothing;
             }
-            stream.cut = 0;
             stream.covered = stream.covered.max(extents.base_reach());
         }
         let from = if matches!(stream.phase, Phase::Idle) { extents.base_reach() } else { stream.cut };
-        let size = limits.part_size(number, quarter);
-        if stream.covered < from + size + 1 {
+        let mut size = limits.part_size(number, quarter);
+        if stream.covered <= from + size {
             stream.covered = extents.covered_to(stream.covered.max(from));
         }
         // A file that ends with this part may still be one PUT.
         if stream.covered <= from + size {
-            return Next::Nothing;
+            let there = stream.covered - from;
+            if !stream.hurry || there < limits.smallest {
+                return Next::Nothing;
+            }
+            size = there;
         }
         match &stream.phase {
             Phase::Idle => {
+                // The base is about to be copied as it is.
+                stream.cut = from;
                 stream.phase = Phase::Opening;
                 Next::Open(Box::new(target.clone()), stream.upload_number)
             }
@@ -196,6 +212,7 @@ impl Content {
                 stream.parts.push(Going { planned, answered: None });
                 stream.cut = from + size;
                 stream.in_flight += 1;
+                stream.hurry = false;
                 let place = Place { upload_number: stream.upload_number, index: stream.parts.len() - 1 };
                 Next::Send(Arc::clone(upload), place)
             }
@@ -208,24 +225,22 @@ impl Content {
         let largest = self.bucket.capabilities().largest_part;
         let copies = {
             let mut state = self.state.lock();
-            let State { extents, stream, .. } = &mut *state;
+            let stream = &mut state.stream;
             if stream.upload_number != upload_number {
                 // Discarded meanwhile; dropping the upload aborts it.
                 return;
             }
             match opened {
                 Ok(upload) => {
-                    let base = extents.base_reach();
-                    for range in halves(0..base, largest) {
+                    for range in halves(0..stream.cut, largest) {
                         stream.parts.push(Going { planned: Planned { range, how: How::Copy }, answered: None });
                     }
-                    stream.cut = base;
                     stream.in_flight += stream.parts.len();
                     stream.phase = Phase::Open(Arc::clone(&upload));
                     Some((upload, stream.parts.len()))
                 }
                 Err(error) => {
-                    stream.phase = Phase::Idle;
+                    (stream.phase, stream.cut) = (Phase::Idle, 0);
                     stream.failed = Some(error);
                     None
                 }
@@ -276,8 +291,11 @@ impl Content {
     async fn continue_stream(self: &Arc<Self>, cx: &Ctx, target: Target) {
         let Ok(turn) = self.turn(cx).await else { return };
         let due = matches!(self.state.lock().stream.failed, Some(Error::Streaming));
-        if due && let Err(error) = self.run_commit(cx, target, false).await {
-            tracing::warn!(%error, "a stream cannot be continued; its file gathers until it is committed");
+        if due {
+            match self.run_commit(cx, target).await {
+                Ok(made) => self.state.lock().untold = made,
+                Err(error) => tracing::warn!(%error, "a stream cannot be continued; its file gathers until it is committed"),
+            }
         }
         drop(turn);
     }
@@ -411,36 +429,46 @@ impl Content {
         self.state.lock().stream.parts.iter().filter_map(|going| going.answered.clone()).collect()
     }
 
-    /// One self-copy if metadata changed since the upload was opened; one HEAD if the object's time is to be its mtime (difficulty 4).
-    async fn bring_up_to_date(self: &Arc<Self>, cx: &Ctx, target: &Target, made: Committed) -> Result<Committed> {
-        let wanted = target.carried(target.times_set);
-        let unmarked = Meta { token: None, ..made.meta.clone() };
-        if wanted != unmarked {
+    /// One self-copy if metadata changed since the object was begun; one HEAD if its time is to be its mtime (difficulty 4). If either fails, the
+    /// bytes are committed all the same: the next commit does this again.
+    pub(super) async fn bring_up_to_date(&self, cx: &Ctx, target: &Target, made: Committed) -> Result<Committed> {
+        let done = match self.try_bring_up_to_date(cx, target, &made).await {
+            // Replaced by somebody else since: it has been there.
+            Err(Error::Stale) => Ok(made.clone()),
+            done => done,
+        };
+        if done.is_err() {
+            self.state.lock().untold = Some(made);
+        }
+        done
+    }
+
+    async fn try_bring_up_to_date(&self, cx: &Ctx, target: &Target, made: &Committed) -> Result<Committed> {
+        let has_times = target.times.iter().any(|(name, _)| made.meta.user.contains_key(name));
+        let wanted = target.carried(target.times_set || has_times);
+        if wanted != (Meta { token: None, ..made.meta.clone() }) {
             let meta = self.room.marked(&target.carried(true));
-            let (base, replaces) = (made.stored.version.clone(), Replaces::Version(made.stored.version));
-            let stored = commit::copy_marked(&self.room, cx, &self.bucket, &base, &target.key, meta.clone(), &replaces);
-            let stored = match stored.await {
-                Ok(stored) => stored,
-                Err(error) => {
-                    // The bytes are committed, under a version that the caller does not know.
-                    self.state.lock().untold = true;
-                    return Err(error);
+            let base = &made.stored.version;
+            let whole = 0..base.size;
+            let replaces = Replaces::Version(base.clone());
+            let copied = commit::copy_marked(&self.room, cx, &self.bucket, base, &target.key, meta.clone(), &replaces).await;
+            let stored = copied.map_err(|refused| {
+                if refused.outcome == Outcome::Unknown {
+                    // No generation is written by it: only the base changes.
+                    let (generation, size, clean) = (0, base.size, vec![whole.clone()]);
+                    self.state.lock().unsettled = Some(Unsettled { target: target.clone(), meta: meta.clone(), generation, size, clean });
                 }
-            };
+                refused.error
+            })?;
             self.rebase(stored.version.clone());
-            self.room.carry(&self.bucket, &base, &stored.version, &[0..base.size]);
+            self.room.carry(&self.bucket, base, &stored.version, &[whole]);
             return Ok(Committed { stored, meta, last_modified: None });
         }
-        if target.times_set || target.times.is_empty() {
-            return Ok(made);
+        if has_times || target.times_set || target.times.is_empty() {
+            return Ok(made.clone());
         }
-        match self.bucket.head(cx, &target.key).await {
-            Ok(head) => Ok(Committed { last_modified: Some(head.last_modified), ..made }),
-            Err(error) => {
-                self.state.lock().untold = true;
-                Err(error.into())
-            }
-        }
+        let head = self.bucket.head(cx, &target.key).await?;
+        Ok(Committed { last_modified: Some(head.last_modified), ..made.clone() })
     }
 }
 

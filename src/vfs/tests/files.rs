@@ -137,6 +137,18 @@ async fn truncate_without_a_handle_is_in_cos_when_it_returns() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn truncating_an_empty_file_at_open_sets_its_time_everywhere() {
+    let s = Setting::new();
+    s.save("a", "").await.unwrap();
+    let past = SetAttr { mtime: Some(SetTime::To(SystemTime::UNIX_EPOCH)), ..SetAttr::default() };
+    s.vfs.setattr(&s.cx(), s.ino("a").await, None, past).await.unwrap();
+    s.save("a", "").await.unwrap();
+    let shown = s.find("a").await.unwrap().attr.mtime;
+    assert_ne!(shown, SystemTime::UNIX_EPOCH);
+    assert_eq!(Setting::over(Arc::clone(&s.bucket), |_| {}).find("a").await.unwrap().attr.mtime, shown);
+}
+
+#[tokio::test(start_paused = true)]
 async fn rewriting_with_truncation_replaces_the_object_whole() {
     let s = Setting::new();
     s.save("a", "a long first text").await.unwrap();
@@ -182,6 +194,36 @@ async fn chmod_of_a_file_being_written_goes_with_its_commit() {
     let other = Setting::over(Arc::clone(&s.bucket), |_| {});
     let attr = other.find("a").await.unwrap().attr;
     assert_eq!((attr.mode, attr.mtime), (0o400, time));
+}
+
+#[tokio::test(start_paused = true)]
+async fn chmod_of_an_unchanged_file_open_for_writing_is_sent_by_close() {
+    let s = Setting::new();
+    s.save("a", "x").await.unwrap();
+    let fh = s.open("a", BOTH).await.unwrap();
+    let before = s.find("a").await.unwrap().attr;
+    s.vfs.setattr(&s.cx(), before.ino, None, SetAttr { mode: Some(0o600), ..SetAttr::default() }).await.unwrap();
+    s.close(fh).await.unwrap();
+    s.idle().await;
+    let other = Setting::over(Arc::clone(&s.bucket), |_| {}).find("a").await.unwrap().attr;
+    assert_eq!((other.mode, other.mtime, s.find("a").await.unwrap().attr.mode), (0o600, before.mtime, 0o600));
+    assert!(s.vfs.names.lock().open.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn chmod_of_a_stream_that_has_begun_is_sent_with_its_end() {
+    let s = Setting::new();
+    let fh = s.create("big", WRITE).await.unwrap();
+    let chunk = "0123456789abcdef".repeat(8192);
+    for n in 0..8u64 {
+        s.write(fh, n * chunk.len() as u64, &chunk).await.unwrap();
+    }
+    s.idle().await;
+    assert_eq!(s.bucket.open_uploads().len(), 1);
+    s.vfs.setattr(&s.cx(), s.ino("big").await, Some(fh), SetAttr { mode: Some(0o600), ..SetAttr::default() }).await.unwrap();
+    s.close(fh).await.unwrap();
+    assert_eq!(Setting::over(Arc::clone(&s.bucket), |_| {}).find("big").await.unwrap().attr.mode, 0o600);
+    assert_eq!(s.load("big").await.unwrap(), chunk.repeat(8));
 }
 
 #[tokio::test(start_paused = true)]

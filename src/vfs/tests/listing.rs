@@ -1,6 +1,7 @@
 //! readdir.
 
 use super::*;
+use crate::vfs::tree::By;
 
 #[tokio::test(start_paused = true)]
 async fn every_entry_appears_once_over_many_pages_and_small_replies() {
@@ -213,7 +214,7 @@ async fn a_tree_too_large_for_its_share_gives_names_only_and_asks_for_inodes_bac
         while !names.tree.is_full() {
             let text = format!("f{}", held.len());
             let facts = Facts { kind: FileKind::File, attributes: Attributes::default(), origin: None, modified: SystemTime::UNIX_EPOCH };
-            let ino = names.tree.insert(Ino::ROOT, &keymap::Name::parse(text.as_ref()).unwrap(), &text, facts, Local::Clean, false, now);
+            let ino = names.tree.insert(Ino::ROOT, &keymap::Name::parse(text.as_ref()).unwrap(), &text, facts, By::Cos, now);
             names.tree.raise(ino);
             held.push(ino);
         }

@@ -38,6 +38,15 @@ pub(in crate::vfs) enum Local {
     New,
 }
 
+/// Through whom a name comes into the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::vfs) enum By {
+    /// COS said that it is there.
+    Cos,
+    /// This mount made it just now.
+    Mount(Local),
+}
+
 /// Why an inode has no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::vfs) enum Nameless {

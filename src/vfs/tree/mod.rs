@@ -23,7 +23,7 @@ use crate::store::ObjectVersion;
 
 use crate::vfs::{FileKind, Ino, keymap::Name};
 
-pub(super) use inode::{Directory, Facts, Local, Nameless, Node, Place};
+pub(super) use inode::{By, Directory, Facts, Local, Nameless, Node, Place};
 pub(super) use listing::{Listed, Listing};
 
 /// How long a listing may lag behind what this mount did itself.
@@ -203,9 +203,12 @@ impl Tree {
         old
     }
 
-    /// Puts a new inode under `name`; one that was there loses its name. `key` gives the number. `own`: this mount made it just now. Who needs the
-    /// inode raises, opens or pins it before the lock is given up.
-    pub(super) fn insert(&mut self, parent: Ino, name: &Name, key: &str, facts: Facts, local: Local, own: bool, now: Instant) -> Ino {
+    /// Puts a new inode under `name`; one that was there loses its name. `key` gives the number. Who needs the inode raises, opens or pins it before the lock is given up.
+    pub(super) fn insert(&mut self, parent: Ino, name: &Name, key: &str, facts: Facts, by: By, now: Instant) -> Ino {
+        let (local, own) = match by {
+            By::Cos => (Local::Clean, false),
+            By::Mount(local) => (local, true),
+        };
         // Pinned, because it may be empty and unused once the old entry has gone.
         self.pin(parent);
         if let Some(old) = self.child(parent, name) {

@@ -107,7 +107,7 @@ proptest! {
                         continue;
                     }
                     let kind = if directory { FileKind::Directory } else { FileKind::File };
-                    let ino = tree.insert(parent, &name(&text), &text, facts(kind, &text), Local::Clean, own, now);
+                    let ino = tree.insert(parent, &name(&text), &text, facts(kind, &text), if own { By::Mount(Local::Clean) } else { By::Cos }, now);
                     if let Some(old) = model.edges.insert((parent, text), ino) {
                         model.references.entry(old).or_default();
                     }
@@ -196,11 +196,11 @@ proptest! {
 #[test]
 fn numbers_are_stable_and_an_alive_one_is_never_given_again() {
     let (mut tree, now) = tree(1 << 20);
-    let first = tree.insert(Ino::ROOT, &name("a"), "a", facts(FileKind::File, "a"), Local::Clean, true, now);
+    let first = tree.insert(Ino::ROOT, &name("a"), "a", facts(FileKind::File, "a"), By::Mount(Local::Clean), now);
     assert_eq!(first, tree.number("a", 0));
     tree.raise(first);
     tree.rename(first, Ino::ROOT, &name("b"), now);
-    let second = tree.insert(Ino::ROOT, &name("a"), "a", facts(FileKind::File, "a"), Local::Clean, true, now);
+    let second = tree.insert(Ino::ROOT, &name("a"), "a", facts(FileKind::File, "a"), By::Mount(Local::Clean), now);
     assert_eq!(second, tree.number("a", 1), "the number is taken, so the next salt is");
     assert_ne!(tree.number("a", 0), Tree::new("other", 0, facts(FileKind::Directory, "/"), now).number("a", 0));
 }
@@ -208,13 +208,13 @@ fn numbers_are_stable_and_an_alive_one_is_never_given_again() {
 #[test]
 fn what_nobody_needs_gives_way_and_what_is_needed_stays() {
     let (mut tree, now) = tree(0);
-    let held = tree.insert(Ino::ROOT, &name("held"), "held", facts(FileKind::File, "held"), Local::Clean, false, now);
+    let held = tree.insert(Ino::ROOT, &name("held"), "held", facts(FileKind::File, "held"), By::Cos, now);
     tree.raise(held);
-    let new = tree.insert(Ino::ROOT, &name("new"), "new", facts(FileKind::File, "new"), Local::New, true, now);
+    let new = tree.insert(Ino::ROOT, &name("new"), "new", facts(FileKind::File, "new"), By::Mount(Local::New), now);
     let mut last = held;
     for n in 0..500 {
         let text = format!("f{n}");
-        last = tree.insert(Ino::ROOT, &name(&text), &text, facts(FileKind::File, &text), Local::Clean, false, now);
+        last = tree.insert(Ino::ROOT, &name(&text), &text, facts(FileKind::File, &text), By::Cos, now);
         tree.settle(last);
         tree.check_invariants();
     }
@@ -228,7 +228,7 @@ fn the_kernel_is_asked_for_unopened_inodes_in_turn() {
     let (mut tree, now) = tree(0);
     for n in 0..100 {
         let text = format!("f{n}");
-        let ino = tree.insert(Ino::ROOT, &name(&text), &text, facts(FileKind::File, &text), Local::Clean, false, now);
+        let ino = tree.insert(Ino::ROOT, &name(&text), &text, facts(FileKind::File, &text), By::Cos, now);
         tree.raise(ino);
         if n == 0 {
             tree.open(ino);
@@ -243,12 +243,12 @@ fn the_kernel_is_asked_for_unopened_inodes_in_turn() {
 #[test]
 fn a_listing_knows_what_this_mount_did_since() {
     let (mut tree, now) = tree(1 << 20);
-    let old = tree.insert(Ino::ROOT, &name("old"), "old", facts(FileKind::File, "old"), Local::Clean, false, now);
+    let old = tree.insert(Ino::ROOT, &name("old"), "old", facts(FileKind::File, "old"), By::Cos, now);
     // Asked for before the removal and the creation, arrived after them.
     let asked = now;
     let later = now + Duration::from_millis(5);
     tree.remove(old, later);
-    tree.insert(Ino::ROOT, &name("made"), "made", facts(FileKind::File, "made"), Local::Clean, true, later);
+    tree.insert(Ino::ROOT, &name("made"), "made", facts(FileKind::File, "made"), By::Mount(Local::Clean), later);
     tree.set_listing(Ino::ROOT, asked, BTreeMap::from([(name("old"), Listed::Prefix)]), true);
     let listing = &tree.directory(Ino::ROOT).unwrap().listing.as_ref().unwrap().names;
     assert_eq!(listing.keys().collect::<Vec<_>>(), [&name("made")]);
@@ -263,7 +263,7 @@ fn an_answer_from_before_a_change_is_known_to_be_old() {
     let (mut tree, now) = tree(1 << 20);
     let epoch = tree.epoch();
     assert!(!tree.changed_since(Ino::ROOT, &name("a"), epoch));
-    let ino = tree.insert(Ino::ROOT, &name("a"), "a", facts(FileKind::File, "a"), Local::Clean, true, now);
+    let ino = tree.insert(Ino::ROOT, &name("a"), "a", facts(FileKind::File, "a"), By::Mount(Local::Clean), now);
     assert!(tree.changed_since(Ino::ROOT, &name("a"), epoch));
     let epoch = tree.epoch();
     tree.rename(ino, Ino::ROOT, &name("b"), now);
