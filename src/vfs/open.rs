@@ -175,7 +175,7 @@ impl Vfs {
             last_writer: Mutex::new(LastWriter::Unknown),
         });
         let release = ReleaseOnDrop::new(self, fh);
-        if flags.truncate && file.size() > 0 {
+        if flags.truncate {
             self.truncate(cx, ino, &file, 0).await?;
         }
         if only && flags.write && !flags.read && file.size() == 0 {
