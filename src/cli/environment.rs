@@ -4,9 +4,7 @@ use std::path::PathBuf;
 
 use nix::unistd::geteuid;
 
-use crate::data;
 use crate::store::cos::Fixed;
-use crate::vfs;
 
 /// Marks a process that this program started: how, and that its secrets come through standard input.
 pub(super) const CHILD: &str = "COSMOUNT_CHILD";
@@ -39,27 +37,8 @@ pub(super) fn runtime_directory() -> PathBuf {
 }
 
 /// The defect that the differential tester has asked for, to see that it finds it. Not in a release.
-fn defect<T: Copy>(table: &[(&str, T)]) -> Option<T> {
-    let name = variable("COSMOUNT_TEST_DEFECT").filter(|_| cfg!(debug_assertions))?;
-    table.iter().find(|(known, _)| *known == name).map(|(_, defect)| *defect)
-}
-
-/// One of the bytes.
-pub(super) fn data_defect() -> Option<data::Defect> {
-    defect(&[
-        ("old-bytes-in-hole", data::Defect::OldBytesInHole),
-        ("last-extent-dropped-at-flush", data::Defect::LastExtentDroppedAtFlush),
-        ("append-lost-after-truncate", data::Defect::AppendLostAfterTruncate),
-    ])
-}
-
-/// One of the names.
-pub(super) fn vfs_defect() -> Option<vfs::Defect> {
-    defect(&[
-        ("stale-dentry-after-rename", vfs::Defect::StaleDentryAfterRename),
-        ("wrong-size-after-rename-over", vfs::Defect::WrongSizeAfterRenameOver),
-        ("entry-created-during-listing-lost", vfs::Defect::EntryCreatedDuringListingLost),
-    ])
+pub(super) fn defect() -> Option<String> {
+    variable("COSMOUNT_TEST_DEFECT").filter(|_| cfg!(debug_assertions))
 }
 
 fn absolute(name: &str) -> Option<PathBuf> {

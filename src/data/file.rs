@@ -2,8 +2,8 @@
 //!
 //! The difficulties
 //! 1. *The base moves under a reader.* An own commit, rename or self-copy replaces the object a moment before (or after) the file learns of it; a
-//!    fetch of the old version is then told 412. Such a read waits for the commit that runs and looks again; only if the base is still the same
-//!    was it somebody else ([`Error::Stale`]).
+//!    fetch of the old version is then told 412. Such a read waits for the commit that runs, settles one whose answer was lost, and looks again;
+//!    only if the base is still the same was it somebody else ([`Error::Stale`]).
 //! 2. *Appends from several handles* land one behind the other: the offset is taken and the bytes inserted under one hold of the lock.
 //! 3. *Freezing.* Writers share the gate, also while they wait for memory; memory is freed by commits and spills, which never take the gate.
 
@@ -82,6 +82,7 @@ impl File {
 
     /// The bytes of `range`, clipped to the file, as slices in order. Sees every acknowledged write.
     pub async fn read(self: &Arc<Self>, cx: &Ctx, reader: &Reader, range: Range<u64>) -> Result<Vec<Bytes>> {
+        let range = range.start..range.end.min(self.size());
         let mut ahead = self.note(reader, &range);
         loop {
             let (pieces, origin) = self.pieces(range.clone());
@@ -189,6 +190,9 @@ impl File {
     }
 
     fn note(&self, reader: &Reader, range: &Range<u64>) -> Option<Range<u64>> {
+        if range.is_empty() {
+            return None;
+        }
         let reach = self.content.state.lock().extents.base_reach();
         reader.note(range, reach, self.content.room.blocks.largest_window()).filter(|ahead| ahead.end <= reach)
     }
@@ -228,7 +232,7 @@ impl File {
         if moved() {
             return Ok(true);
         }
-        self.content.quiet(cx).await?;
+        self.content.catch_up(cx).await?;
         Ok(moved())
     }
 

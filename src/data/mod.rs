@@ -14,6 +14,8 @@ mod read;
 mod write;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
 
 use std::{ops::Range, sync::Arc, time::SystemTime};

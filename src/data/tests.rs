@@ -109,7 +109,10 @@ fn over(file: &File, key: &str) -> Target {
 
 /// Bytes that tell where they come from.
 fn pattern(seed: u64, len: u64) -> Vec<u8> {
-    (0..len).map(|at| ((at / 7 + seed * 31) % 251) as u8 + 1).collect()
+    let period: Vec<u8> = (0..251 * 7).map(|at| ((at / 7 + seed * 31) % 251) as u8 + 1).collect();
+    let mut bytes = period.repeat(len as usize / period.len() + 1);
+    bytes.truncate(len as usize);
+    bytes
 }
 
 mod reading {
@@ -468,5 +471,350 @@ mod committing {
         let small = s.bucket.put_foreign(&Key::new("c"), "x");
         s.data.copy_object(&s.cx, &s.store(), &small, &Key::new("d"), &Meta::default(), &Replaces::Absent).await.unwrap();
         assert_eq!((s.peek("d"), s.bucket.requests(Operation::Copy)), (b"x".to_vec(), 1));
+    }
+}
+
+mod streaming {
+    use super::*;
+
+    /// Writes `bytes` in pieces of 100,000 from `from` on.
+    async fn pour(s: &Setting, file: &Arc<File>, from: u64, bytes: &[u8]) {
+        for (part, n) in bytes.chunks(100_000).zip(0..) {
+            s.write(file, from + n * 100_000, part).await.unwrap();
+        }
+    }
+
+    fn streaming(s: &Setting, key: &str) -> Arc<File> {
+        let file = s.new_file();
+        file.stream_to(Some(target(key, Replaces::Absent)));
+        file
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_file_leaves_while_it_is_written_in_little_memory() {
+        let s = Setting::with(64, Config::default(), Capabilities::cos(), true);
+        s.bucket.set_latency(Duration::from_millis(100));
+        let file = streaming(&s, "a");
+        let bytes = pattern(1, 100 * MIB);
+        pour(&s, &file, 0, &bytes).await;
+        assert!(s.bucket.bytes_written() >= 64 * MIB, "most of it has left: {}", s.bucket.bytes_written());
+        assert!(s.budget.used(Share::Dirty) <= 32 * MIB);
+        let made = file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+        assert!(s.peek("a") == bytes);
+        assert_eq!(made.last_modified, Some(s.bucket.peek_head(&Key::new("a")).unwrap().last_modified));
+        assert!(made.meta.user.is_empty(), "times that nobody set are not sent");
+        assert_eq!(s.bucket.bytes_written(), 100 * MIB, "nothing is sent twice");
+        assert_eq!((s.counter("spilled_bytes"), s.budget.used(Share::Dirty), file.is_dirty()), (0, 0, false));
+        s.idle().await;
+        assert!(s.bucket.open_uploads().is_empty());
+        assert_eq!(s.read(&file, 50 * MIB..50 * MIB + 10).await.unwrap(), bytes[50 << 20..][..10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_of_one_part_is_one_put() {
+        let s = Setting::new();
+        let file = streaming(&s, "a");
+        pour(&s, &file, 0, &pattern(1, 8 * MIB)).await;
+        file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+        assert_eq!(s.requests(), BTreeMap::from([(Operation::Put, 1)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_left_asks_for_a_commit_and_then_gathers() {
+        let s = Setting::new();
+        let file = streaming(&s, "a");
+        let mut bytes = pattern(1, 30 * MIB);
+        pour(&s, &file, 0, &bytes).await;
+        s.idle().await;
+        assert!(matches!(s.write(&file, 5, b"x").await, Err(Error::Streaming)));
+        assert!(matches!(s.read(&file, 0..10).await, Err(Error::Streaming)));
+        assert!(matches!(file.truncate(&s.cx, 100).await, Err(Error::Streaming)));
+        file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+        s.write(&file, 5, b"x").await.unwrap();
+        bytes[5] = b'x';
+        file.truncate(&s.cx, 20 * MIB).await.unwrap();
+        bytes.truncate(20 << 20);
+        assert!(s.read(&file, 0..u64::MAX).await.unwrap() == bytes);
+        file.commit(&s.cx, over(&file, "a")).await.unwrap().unwrap();
+        assert!(s.peek("a") == bytes);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn times_set_while_it_streams_are_one_self_copy() {
+        let s = Setting::new();
+        let file = streaming(&s, "a");
+        let bytes = pattern(1, 30 * MIB);
+        pour(&s, &file, 0, &bytes).await;
+        let made = file.commit(&s.cx, Target { times_set: true, ..target("a", Replaces::Absent) }).await.unwrap().unwrap();
+        let head = s.bucket.peek_head(&Key::new("a")).unwrap();
+        assert_eq!((s.bucket.requests(Operation::Copy), head.meta.user["mtime"].as_str()), (1, "1"));
+        assert_eq!((Some(head.version), head.meta), (file.base(), made.meta));
+        assert!(s.read(&file, 0..u64::MAX).await.unwrap() == bytes);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_fails_is_sent_by_the_commit() {
+        for staging in [true, false] {
+            let s = Setting::with(64, Config::default(), Capabilities::cos(), staging);
+            let file = streaming(&s, "a");
+            let bytes = pattern(1, 30 * MIB);
+            pour(&s, &file, 0, &bytes[..20 << 20]).await;
+            s.idle().await;
+            for _ in 0..3 {
+                s.bucket.fail_next(Operation::UploadPart, Kind::Denied, Effect::Refused);
+            }
+            pour(&s, &file, 20 * MIB, &bytes[20 << 20..]).await;
+            s.idle().await;
+            for _ in 0..2 {
+                file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap_err();
+            }
+            // More behind what a failed commit has sent already.
+            s.write(&file, 30 * MIB, b"more").await.unwrap();
+            file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+            assert!(s.peek("a") == [&bytes[..], b"more"].concat());
+            assert_eq!(s.budget.used(Share::Dirty), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_cannot_be_opened_leaves_a_gathering_file() {
+        let s = Setting::new();
+        let file = streaming(&s, "a");
+        s.bucket.fail_next(Operation::CreateUpload, Kind::Unavailable, Effect::Refused);
+        let bytes = pattern(1, 50 * MIB);
+        pour(&s, &file, 0, &bytes).await;
+        assert!(s.counter("spilled_bytes") > 0);
+        file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+        assert!(s.peek("a") == bytes);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_complete_that_fails_is_tried_again_with_what_came_since() {
+        let s = Setting::new();
+        let file = streaming(&s, "a");
+        let bytes = pattern(1, 20 * MIB + 5);
+        pour(&s, &file, 0, &bytes).await;
+        for (kind, effect) in [(Kind::Denied, Effect::Refused), (Kind::Unavailable, Effect::LostBefore)] {
+            s.bucket.fail_next(Operation::CompleteUpload, kind, effect);
+            file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap_err();
+        }
+        pour(&s, &file, 20 * MIB + 5, &bytes[..3 << 20]).await;
+        file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+        assert!(s.peek("a") == [&bytes[..], &bytes[..3 << 20]].concat());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_is_gone_is_an_error_until_the_file_is_emptied() {
+        let s = Setting::new();
+        let file = streaming(&s, "a");
+        pour(&s, &file, 0, &pattern(1, 30 * MIB)).await;
+        s.idle().await;
+        let upload = s.bucket.open_uploads().remove(0);
+        s.bucket.abort_upload(&s.cx, &upload).await.unwrap();
+        for _ in 0..2 {
+            let error = file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap_err();
+            assert!(matches!(error, Error::Store(error) if error.kind() == Kind::NoSuchUpload));
+        }
+        file.truncate(&s.cx, 0).await.unwrap();
+        s.write(&file, 0, b"anew").await.unwrap();
+        file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+        assert_eq!(s.peek("a"), b"anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_emptied_dropped_or_orphaned_stream_is_aborted() {
+        for way in 0..3 {
+            let s = Setting::new();
+            let file = streaming(&s, "a");
+            pour(&s, &file, 0, &pattern(1, 30 * MIB)).await;
+            match way {
+                0 => file.truncate(&s.cx, 0).await.unwrap(),
+                1 => drop(file),
+                _ => file.orphan(),
+            }
+            s.idle().await;
+            assert!(s.bucket.open_uploads().is_empty());
+            assert_eq!(s.bucket.requests(Operation::AbortUpload), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_goes_on_past_the_last_part_number() {
+        let config = Config { part_size: ByteSize::mib(1), ..Config::default() };
+        let capabilities = Capabilities { most_parts: 20, largest_part: 16 * MIB, ..Capabilities::cos() };
+        let s = Setting::with(64, config, capabilities, true);
+        let file = streaming(&s, "a");
+        let bytes = pattern(1, 60 * MIB);
+        pour(&s, &file, 0, &bytes).await;
+        assert!(s.bucket.requests(Operation::CompleteUpload) >= 2, "{:?}", s.requests());
+        file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+        assert!(s.peek("a") == bytes);
+        s.idle().await;
+        assert!(s.bucket.open_uploads().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn holes_and_late_writes_into_them() {
+        let s = Setting::new();
+        let file = streaming(&s, "a");
+        let mut bytes = pattern(1, 12 * MIB);
+        pour(&s, &file, 0, &bytes).await;
+        s.write(&file, 40 * MIB, b"end").await.unwrap();
+        s.write(&file, 20 * MIB, b"middle").await.unwrap();
+        bytes.resize(40 << 20, 0);
+        bytes[20 << 20..][..6].copy_from_slice(b"middle");
+        bytes.extend_from_slice(b"end");
+        file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+        assert!(s.peek("a") == bytes);
+    }
+}
+
+mod pressure {
+    use super::*;
+
+    /// Every PUT and every initiate is refused, for as long as anybody asks.
+    fn refuse_everything(s: &Setting) {
+        for _ in 0..20_000 {
+            s.bucket.fail_next(Operation::Put, Kind::Denied, Effect::Refused);
+            s.bucket.fail_next(Operation::CreateUpload, Kind::Denied, Effect::Refused);
+        }
+    }
+
+    fn check(s: &Setting, longest: Duration) {
+        assert!(longest <= Duration::from_secs(90), "{longest:?}");
+        assert!(s.budget.used(Share::Dirty) <= s.budget.share(Share::Dirty));
+        assert!(s.data.room.blocks.memory.held() <= s.budget.idle());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_random_writer_over_eight_times_the_memory() {
+        for refused in [false, true] {
+            let s = Setting::with(16, Config::default(), Capabilities::cos(), true);
+            if refused {
+                refuse_everything(&s);
+            }
+            let size = 64 * MIB;
+            let file = s.new_file();
+            file.truncate(&s.cx, size).await.unwrap();
+            let mut expected = vec![0; size as usize];
+            let mut longest = Duration::ZERO;
+            for n in 0..20_000u64 {
+                let at = n * 7_919 % (size / 4096) * 4096;
+                let start = s.cx.clock().now();
+                s.write(&file, at, &[n as u8; 4096]).await.unwrap();
+                longest = longest.max(s.cx.clock().now() - start);
+                expected[at as usize..][..4096].fill(n as u8);
+                assert!(s.budget.used(Share::Dirty) <= s.budget.share(Share::Dirty));
+                if n % 5000 == 4999 {
+                    assert_eq!(file.commit(&s.fresh(), target("a", Replaces::Anything)).await.is_err(), refused);
+                }
+            }
+            check(&s, longest);
+            assert!(s.counter("spilled_bytes") > 16 * MIB);
+            for at in (0..size).step_by(1 << 20) {
+                assert!(s.read(&file, at..at + MIB).await.unwrap() == expected[at as usize..][..1 << 20]);
+            }
+            s.bucket.clear_faults();
+            file.commit(&s.fresh(), target("a", Replaces::Anything)).await.unwrap();
+            assert!(s.peek("a") == expected);
+            drop(file);
+            s.idle().await;
+            assert_eq!(s.disk.list().await.unwrap(), Vec::<String>::new());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn thousands_of_dirty_files() {
+        for refused in [false, true] {
+            let s = Setting::with(16, Config::default(), Capabilities::cos(), true);
+            if refused {
+                refuse_everything(&s);
+            }
+            let (mut files, mut longest) = (Vec::new(), Duration::ZERO);
+            for n in 0..3000u64 {
+                let start = s.cx.clock().now();
+                let file = s.new_file();
+                s.write(&file, 0, &pattern(n, 4096 + n % 12_288)).await.unwrap();
+                longest = longest.max(s.cx.clock().now() - start);
+                files.push(file);
+            }
+            check(&s, longest);
+            for (file, n) in files.iter().zip(0..) {
+                let key = format!("{n}");
+                assert_eq!(file.commit(&s.fresh(), target(&key, Replaces::Absent)).await.is_err(), refused);
+                assert!(s.read(file, 0..u64::MAX).await.unwrap() == pattern(n, 4096 + n % 12_288));
+            }
+            s.bucket.clear_faults();
+            for (file, n) in files.iter().zip(0..) {
+                file.commit(&s.fresh(), target(&format!("{n}"), Replaces::Absent)).await.unwrap();
+            }
+            s.idle().await;
+            assert_eq!((s.bucket.keys().len(), s.budget.used(Share::Dirty)), (3000, 0));
+            assert_eq!(s.disk.list().await.unwrap(), Vec::<String>::new());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_room_the_writer_is_told_at_once_and_loses_nothing() {
+        for staging in [false, true] {
+            let config = Config { staging_limit: ByteSize::mib(4), ..Config::default() };
+            let s = Setting::with(16, config, Capabilities::cos(), staging);
+            let file = s.new_file();
+            let start = s.cx.clock().now();
+            let mut taken = 0;
+            let error = loop {
+                match s.write(&file, taken, &pattern(taken, 64 * KIB)).await {
+                    Ok(_) => taken += 64 * KIB,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Error::NoRoom), "{error}");
+            assert!(taken >= 8 * MIB && s.cx.clock().now() - start < Duration::from_secs(5));
+            for at in (0..taken).step_by(64 << 10) {
+                assert!(s.read(&file, at..at + 64 * KIB).await.unwrap() == pattern(at, 64 * KIB));
+            }
+            file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+            s.idle().await;
+            s.write(&file, taken, b"there is room again").await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_disk_is_no_room_and_heals() {
+        let s = Setting::with(16, Config::default(), Capabilities::cos(), true);
+        s.disk.limit(Some(MIB));
+        let file = s.new_file();
+        let mut taken = 0;
+        while s.write(&file, taken, &pattern(taken, 64 * KIB)).await.is_ok() {
+            taken += 64 * KIB;
+        }
+        s.disk.limit(None);
+        s.cx.clock().sleep(Duration::from_secs(2)).await;
+        s.write(&file, taken, &pattern(taken, 64 * KIB)).await.unwrap();
+        file.commit(&s.cx, target("a", Replaces::Absent)).await.unwrap().unwrap();
+        let expected: Vec<u8> = (0..=taken).step_by(64 << 10).flat_map(|at| pattern(at, 64 * KIB)).collect();
+        assert!(s.peek("a") == expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_streams_at_once() {
+        let s = Setting::with(32, Config::default(), Capabilities::cos(), true);
+        s.bucket.set_latency(Duration::from_millis(50));
+        let writers = (0..12u64).map(|n| {
+            let s = &s;
+            async move {
+                let key = format!("{n}");
+                let file = s.new_file();
+                file.stream_to(Some(target(&key, Replaces::Absent)));
+                for at in (0..10 * MIB).step_by(128 << 10) {
+                    s.write(&file, at, &pattern(n + at, 128 * KIB)).await.unwrap();
+                }
+                file.commit(&s.fresh(), target(&key, Replaces::Absent)).await.unwrap().unwrap();
+                let expected: Vec<u8> = (0..10 * MIB).step_by(128 << 10).flat_map(|at| pattern(n + at, 128 * KIB)).collect();
+                assert!(s.peek(&key) == expected, "file {n}");
+            }
+        });
+        futures_util::future::join_all(writers).await;
+        check(&s, Duration::ZERO);
     }
 }

@@ -99,11 +99,6 @@ impl Answer {
                 }
                 Action::WrongETag => self.change(&ETAG, |_| "\"00000000000000000000000000000bad\"".to_owned()),
                 Action::WrongRange => self.change(&CONTENT_RANGE, next_range),
-                Action::Header { name, value } => {
-                    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), from_latin1(value)) {
-                        self.headers.insert(name, value);
-                    }
-                }
                 Action::Body { text } => self.body = VecDeque::from([Bytes::from(text.clone())]),
                 Action::CorruptBody { at } => corrupt(&mut self.body, *at),
                 Action::SlowBody { bytes_per_second } => pacers.push(Arc::new(Pacer::new(*bytes_per_second))),
@@ -139,6 +134,12 @@ impl Answer {
                 self.headers.insert(CONTENT_LENGTH, length.into());
             }
             Length::Chunked | Length::None => {}
+        }
+        // Last, so that a length may be a lie.
+        for (name, value) in plan.headers() {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), from_latin1(value)) {
+                self.headers.insert(name, value);
+            }
         }
         pieces.extend(self.body.into_iter().map(Piece::Data));
         match cut {

@@ -91,10 +91,7 @@ impl Core {
         self.store.bucket(call.bucket()?, |bucket| {
             let config = &bucket.config;
             let document = match name {
-                "location" => Writer::new("LocationConstraint").finish().replace(
-                    "<LocationConstraint></LocationConstraint>",
-                    &format!("<LocationConstraint>cos.{}</LocationConstraint>", config.region),
-                ),
+                "location" => Writer::leaf("LocationConstraint", &format!("cos.{}", config.region)),
                 "versioning" => Writer::new("VersioningConfiguration").finish(),
                 "acl" => config.acl.document(),
                 "tagging" if config.tags.is_empty() => return Err(Failure::no_such_tags()),

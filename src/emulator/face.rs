@@ -25,8 +25,7 @@ use super::disk::Disk;
 use super::error::{Failure, Outcome};
 use super::fault::{Faults, Rule};
 use super::log::{Counters, LogEntry};
-use super::meta::Meta;
-use super::objects::{headers_of, stored_headers};
+use super::meta::{Meta, header_map, to_latin1};
 use super::server::{Core, LinkSpeed, accept};
 use super::state::{BucketConfig, Object, Store};
 
@@ -202,7 +201,7 @@ impl Server {
     }
 
     fn place(&self, bucket: &str, key: &[u8], content: Content, etag: String, headers: &[(&str, &str)]) -> Outcome<()> {
-        let meta = Meta::from_request(&headers_of(headers)?, &self.core.config.limits)?;
+        let meta = Meta::from_request(&header_map(headers)?, &self.core.config.limits)?;
         let files = self.core.store.stage(&content)?;
         let crc = Some(content.crc());
         let object = Object { content, etag, crc, modified: clock::unix_now(), appendable: false, meta, files };
@@ -212,9 +211,11 @@ impl Server {
     /// An object; None if the bucket or the key is missing.
     pub fn get(&self, bucket: &str, key: impl AsRef<[u8]>) -> Option<StoredObject> {
         let object = self.core.store.object(bucket, key.as_ref()).ok()?;
+        let mut headers = hyper::HeaderMap::new();
+        object.meta.describe(&mut headers);
         Some(StoredObject {
             body: object.content.to_bytes(),
-            headers: stored_headers(&object),
+            headers: headers.iter().map(|(name, value)| (name.as_str().to_owned(), to_latin1(value))).collect(),
             etag: object.etag.clone(),
             crc64: object.crc,
             last_modified: object.modified,

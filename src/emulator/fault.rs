@@ -159,6 +159,12 @@ pub enum Action {
         age: Duration,
     },
 
+    /// The request's body is read slowly.
+    SlowRequest {
+        /// How slowly.
+        bytes_per_second: u64,
+    },
+
     // The answer; the operation took effect.
     /// The connection is reset in place of the answer.
     LoseAnswer,
@@ -357,6 +363,13 @@ impl Plan {
     /// The first action that `pick` recognises.
     pub(super) fn find<T>(&self, pick: impl FnMut(&Action) -> Option<T>) -> Option<T> {
         self.0.iter().find_map(pick)
+    }
+
+    /// The headers to add or replace.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .filter_map(|action| if let Action::Header { name, value } = action { Some((name.as_str(), value.as_str())) } else { None })
     }
 
     pub(super) fn has(&self, action: &Action) -> bool {

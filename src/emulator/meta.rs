@@ -218,6 +218,17 @@ pub(super) fn to_latin1(value: &HeaderValue) -> String {
     value.as_bytes().iter().map(|byte| char::from(*byte)).collect()
 }
 
+/// A map of headers given by name and Latin-1 value.
+pub(super) fn header_map(pairs: &[(&str, &str)]) -> Outcome<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let invalid = || Failure::invalid_argument(format!("{name}: {value} is no header."));
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+        headers.append(name, from_latin1(value).map_err(|_| invalid())?);
+    }
+    Ok(headers)
+}
+
 pub(super) fn from_latin1(text: &str) -> Result<HeaderValue, hyper::http::Error> {
     let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect();
     Ok(HeaderValue::from_bytes(&bytes)?)

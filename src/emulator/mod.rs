@@ -1,8 +1,8 @@
 //! An independent COS server for tests and the demo.
 //!
-//! It speaks the COS protocol as documented: signatures, path and virtual-hosted style, objects, listings, multipart uploads, copies, appends,
-//! tags and ACLs, with COS's limits and error codes; and it fails on request, in every way a test may want ([`Rule`], [`Action`]). It shares
-//! no code with `store`, so that one reading of the documents checks the other.
+//! It speaks the COS protocol as documented: signatures, path and virtual-hosted style, objects, listings, multipart uploads, copies,
+//! appends, tags and ACLs, with COS's limits and error codes; and it fails on request, in every way a test may want ([`Rule`], [`Action`]).
+//! It shares no code with `store`, so that one reading of the documents checks the other.
 //!
 //! [`Server::start`] returns when the server listens; it runs on threads of its own, so callers need no runtime, and dropping it ends it with
 //! all its connections.

@@ -1,6 +1,7 @@
 //! Objects: HEAD, GET, PUT, append, delete, multi-delete, ACL and tags.
 //!
-//! Source: COS API, documents 436/7745 (HEAD), 436/7753 (GET), 436/7749 (PUT), 436/7741 (APPEND), 436/7743 and 436/8289 (DELETE), read 2026-11.
+//! Source: COS API, documents 436/7745 (HEAD), 436/7753 (GET), 436/7749 (PUT), 436/7741 (APPEND), 436/7743 and 436/8289 (DELETE), read
+//! 2026-11.
 
 use std::ops::Range;
 use std::time::{Duration, UNIX_EPOCH};
@@ -17,7 +18,7 @@ use super::conditions::{Verdict, check};
 use super::content::{Content, combine_crc};
 use super::error::{Failure, Outcome};
 use super::fault::Action;
-use super::meta::{Meta, check_tags, from_latin1, text, traffic_limit};
+use super::meta::{Meta, check_tags, traffic_limit};
 use super::server::Core;
 use super::state::Object;
 use super::xml::{self, Element, Writer};
@@ -314,30 +315,6 @@ pub(super) fn parse_range(value: &str) -> Option<Wanted> {
             (first <= last).then_some(Wanted::Closed(first, last))
         }
     }
-}
-
-impl Call {
-    /// The named header of the request as it was sent, for the log.
-    pub(super) fn logged(headers: &hyper::HeaderMap, name: &str) -> Option<String> {
-        text(headers, name).map(str::to_owned)
-    }
-}
-
-/// Headers of a stored object, for the in-process face.
-pub(super) fn stored_headers(object: &Object) -> Vec<(String, String)> {
-    let mut headers = hyper::HeaderMap::new();
-    object.meta.describe(&mut headers);
-    headers.iter().map(|(name, value)| (name.as_str().to_owned(), super::meta::to_latin1(value))).collect()
-}
-
-/// Headers given by name, for the in-process face.
-pub(super) fn headers_of(pairs: &[(&str, &str)]) -> Outcome<hyper::HeaderMap> {
-    let mut headers = hyper::HeaderMap::new();
-    for (name, value) in pairs {
-        let name = hyper::header::HeaderName::from_bytes(name.as_bytes()).map_err(|_| Failure::invalid_argument("no header's name"))?;
-        headers.append(name, from_latin1(value).map_err(|_| Failure::invalid_argument("no header's value"))?);
-    }
-    Ok(headers)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use hyper::header::{CONTENT_TYPE, DATE, HeaderName, HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +30,7 @@ use super::error::{Failure, Outcome};
 use super::fault::{Action, Faults, Plan};
 use super::link::{Control, Link};
 use super::log::{Log, LogEntry, Record};
+use super::meta::text;
 use super::multipart::hex_of;
 use super::objects::http_date;
 use super::op::Op;
@@ -121,7 +122,8 @@ impl Core {
         let stream = Cased::new(stream, Arc::clone(&control));
         let service = service_fn(move |request| Arc::clone(&self).serve(request, Arc::clone(&control)));
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).max_buf_size(1 << 20).half_close(false);
+        // No timer, so no idle connection is closed: when that happens is for a fault to say.
+        http.max_buf_size(1 << 20).half_close(false);
         // An error here is the client's way of leaving, or a fault's.
         drop(http.serve_connection(TokioIo::new(stream), service).await);
     }
@@ -137,13 +139,14 @@ impl Core {
         let plan = self.faults.take(target.op, &target.key);
         let record = self.log.begin(self.entry(&parts.method, &parts.headers, &target));
         let link = self.link.read().clone();
+        let slow = plan.find(|action| if let Action::SlowRequest { bytes_per_second } = action { Some(*bytes_per_second) } else { None });
         let mut call = Call {
             target,
             headers: parts.headers,
             plan,
             record,
             control,
-            pacer: link.up.clone(),
+            pacer: slow.map(|rate| Arc::new(Pacer::new(rate))).or_else(|| link.up.clone()),
             now: clock::unix_now(),
             body: Some(body),
             body_timeout: self.config.limits.body_timeout,
@@ -183,7 +186,8 @@ impl Core {
     }
 
     fn entry(&self, method: &Method, headers: &HeaderMap, target: &Target) -> LogEntry {
-        let authorization = Call::logged(headers, "authorization").or_else(|| target.query.text("sign").map(|text| text.into_owned()));
+        let authorization =
+            text(headers, "authorization").map(str::to_owned).or_else(|| target.query.text("sign").map(|text| text.into_owned()));
         let field = |name: &str| {
             let in_header = authorization.as_deref().and_then(|text| {
                 text.split('&').filter_map(|field| field.split_once('=')).find(|(n, _)| *n == name).map(|(_, value)| value.to_owned())
@@ -198,7 +202,7 @@ impl Core {
             bucket: target.bucket.clone().unwrap_or_default(),
             key: String::from_utf8_lossy(&target.key).into_owned(),
             query: query.join("&"),
-            range: Call::logged(headers, "range").or_else(|| Call::logged(headers, "x-cos-copy-source-range")),
+            range: text(headers, "range").or_else(|| text(headers, "x-cos-copy-source-range")).map(str::to_owned),
             signer: field("q-ak"),
             signature: field("q-signature"),
             ..LogEntry::unlogged(target.op)

@@ -17,8 +17,12 @@ pub(super) struct Writer {
 impl Writer {
     /// Begins a document with its root.
     pub(super) fn new(root: &'static str) -> Self {
-        let out = String::from("<?xml version='1.0' encoding='utf-8' ?>\n");
-        Self { out, open: Vec::new() }.open(root)
+        Self { out: String::from(DECLARATION), open: Vec::new() }.open(root)
+    }
+
+    /// A document of a root with text.
+    pub(super) fn leaf(root: &'static str, text: &str) -> String {
+        Self { out: String::from(DECLARATION), open: Vec::new() }.text(root, text).finish()
     }
 
     pub(super) fn open(mut self, name: &'static str) -> Self {
@@ -79,6 +83,8 @@ impl Writer {
         self.out
     }
 }
+
+const DECLARATION: &str = "<?xml version='1.0' encoding='utf-8' ?>\n";
 
 /// Escapes what XML must have escaped. Control characters go out raw, as COS sends them: the document is then no XML, which is why clients
 /// ask for `encoding-type=url`.

@@ -30,7 +30,7 @@ use nix::{
         resource::{Resource, setrlimit},
         signal::{Signal, kill},
     },
-    unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, geteuid, setsid},
+    unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, geteuid, setsid},
 };
 use serde::{Deserialize, Serialize};
 
@@ -161,7 +161,7 @@ impl Parent {
         let null = null()?;
         dup2_stdout(&null)?;
         dup2_stderr(&null)?;
-        Ok(std::env::set_current_dir("/")?)
+        Ok(chdir("/")?)
     }
 
     /// The mount failed, and this is why.

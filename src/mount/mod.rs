@@ -12,6 +12,10 @@ mod settings;
 mod shutdown;
 pub mod telemetry;
 
+// What the rooms' settings are made of, for those who fill them and may not import the rooms.
+pub use crate::data::Config as DataConfig;
+pub use crate::vfs::{Config as VfsConfig, Consistency, Left, OnConflict, Posix, Preserve};
+
 pub use session::{Audience, Mounted, TYPE, check_mount_point};
 pub use settings::{Access, Settings, Source, Staging};
 pub use shutdown::{Running, start};

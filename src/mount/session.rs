@@ -44,15 +44,15 @@ pub enum Audience {
 
 /// What is mounted where and how.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub(super) struct Request {
     /// What `mount` shows as the source. Must not hold a comma: `fusermount3` takes it in a list of options.
-    pub source: String,
+    pub(super) source: String,
     /// An absolute path.
-    pub mount_point: PathBuf,
+    pub(super) mount_point: PathBuf,
     /// Writes are refused by the kernel.
-    pub read_only: bool,
+    pub(super) read_only: bool,
     /// Who may use it.
-    pub audience: Audience,
+    pub(super) audience: Audience,
 }
 
 /// A mount of ours. Dropping it does not unmount.
@@ -64,15 +64,15 @@ pub struct Mounted {
 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountEntry {
+struct MountEntry {
     /// `major:minor` of the file system.
-    pub device: String,
+    device: String,
     /// Where it is.
-    pub mount_point: PathBuf,
+    mount_point: PathBuf,
     /// Its type.
-    pub kind: String,
+    kind: String,
     /// What it was mounted from.
-    pub source: String,
+    source: String,
 }
 
 /// Says whether a mount can be made at `path` (absolute), in the words of somebody who can do something about it.
@@ -101,7 +101,7 @@ impl Request {
     ///
     /// # Errors
     /// No `/dev/fuse`, no right to mount, no `fusermount3`.
-    pub fn mount(&self) -> anyhow::Result<(OwnedFd, Mounted)> {
+    pub(super) fn mount(&self) -> anyhow::Result<(OwnedFd, Mounted)> {
         let device = if geteuid().is_root() { self.mount_as_root()? } else { self.mount_by_helper()? };
         let Some(entry) = topmost(&self.mount_point)?.filter(|entry| entry.kind == TYPE) else {
             bail!("{} was mounted, but /proc/self/mountinfo does not show it", self.mount_point.display());
@@ -267,7 +267,7 @@ impl Mounted {
 /// The mount that a look at `path` would find: the last of those that are listed there.
 fn topmost(path: &Path) -> io::Result<Option<MountEntry>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|byte| *byte == b'\n').filter_map(parse_line).filter(|entry| entry.mount_point == path).last())
+    Ok(table.split(|byte| *byte == b'\n').filter_map(parse_line).rfind(|entry| entry.mount_point == path))
 }
 
 /// `36 35 98:0 /root /mount/point options [optional ...] - type source options` (proc_pid_mountinfo(5)).

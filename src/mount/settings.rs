@@ -108,6 +108,25 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Builds in a defect that the differential tester is to find.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn build_in(&mut self, defect: &str) -> anyhow::Result<()> {
+        match defect {
+            "old-bytes-in-hole" => self.data.defect = Some(data::Defect::OldBytesInHole),
+            "last-extent-dropped-at-flush" => self.data.defect = Some(data::Defect::LastExtentDroppedAtFlush),
+            "append-lost-after-truncate" => self.data.defect = Some(data::Defect::AppendLostAfterTruncate),
+            "stale-dentry-after-rename" => self.vfs.defect = Some(vfs::Defect::StaleDentryAfterRename),
+            "wrong-size-after-rename-over" => self.vfs.defect = Some(vfs::Defect::WrongSizeAfterRenameOver),
+            "entry-created-during-listing-lost" => self.vfs.defect = Some(vfs::Defect::EntryCreatedDuringListingLost),
+            other => bail!("there is no defect {other:?} to build in"),
+        }
+        Ok(())
+    }
+}
+
 impl Source {
     /// Reads `cos://BUCKET-APPID[/PREFIX/]` or `BUCKET-APPID[:/PREFIX]`.
     ///

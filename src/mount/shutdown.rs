@@ -149,14 +149,14 @@ impl Running {
             if !by_kernel {
                 stop.write_back_pages().await;
             }
-            let left = stop.drain(&mut signals).await;
+            let (left, patience) = stop.drain(&mut signals).await;
             stop.report(left);
             let unmounted = mounted.unmount();
             notify.close();
             if !by_kernel {
                 within(&clock, LAST_REQUESTS, serving.ended()).await;
             }
-            tasks.join(&clock, STEP).await;
+            tasks.join(&clock, patience).await;
             (left, unmounted)
         });
         drop((vfs, data));
@@ -192,8 +192,9 @@ impl Stop<'_> {
         }
     }
 
-    /// Step 2.
-    async fn drain(&self, signals: &mut Signals) -> Left {
+    /// Step 2. Also says how long what still runs in the background may take: no time at all after a second signal, or
+    /// when it would only try again what has just failed.
+    async fn drain(&self, signals: &mut Signals) -> (Left, Duration) {
         let cx = Ctx::new(Arc::clone(self.clock), self.patience, 0, 0).with_urgency(Urgency::WriteOut);
         let draining = self.vfs.drain(&cx);
         tokio::pin!(draining);
@@ -202,12 +203,12 @@ impl Stop<'_> {
             self.say(&Status::Draining { bytes });
             tokio::select! {
                 biased;
-                left = &mut draining => return left,
+                left = &mut draining => return (left, if left.files == 0 { STEP } else { Duration::ZERO }),
                 name = signals.next() => {
                     let bytes = self.data.dirty_bytes();
                     tracing::warn!("not waiting any longer: {name}");
                     // How many files they belong to is the business of the drain that has just been given up.
-                    return Left { files: usize::from(bytes > 0), bytes };
+                    return (Left { files: usize::from(bytes > 0), bytes }, Duration::ZERO);
                 }
                 () = self.clock.sleep(PROGRESS) => {}
             }

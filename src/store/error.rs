@@ -110,6 +110,15 @@ impl Error {
         self
     }
 
+    /// Names what it happened to, unless that is named already.
+    #[must_use]
+    pub(super) fn or_at(mut self, target: &str) -> Self {
+        if self.0.target.is_empty() {
+            target.clone_into(&mut self.0.target);
+        }
+        self
+    }
+
     /// Adds what the answer said.
     #[must_use]
     pub fn answered(mut self, status: u16, code: Option<String>, request_id: Option<String>) -> Self {

@@ -20,10 +20,10 @@ use crate::store::{Body, Error, Kind, Operation, Payload, Result, Segment, check
 use crate::support::Ctx;
 
 /// Most bytes of a frame of a request body.
-const FRAME: u64 = 256 << 10;
+const FRAME: usize = 256 << 10;
 
-/// Most headers of an answer. (Their size is bounded by hyper's read buffer, some 400 KiB.)
-const HEADERS: usize = 200;
+/// Most headers of an answer: 2 KB of user metadata may be a thousand of them. (Their size is bounded by hyper's read buffer, some 400 KiB.)
+const HEADERS: usize = 1200;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -202,6 +202,8 @@ impl Answer {
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        // Time begins when somebody waits: a reader that was busy elsewhere is no stalled connection.
+        self.watch.moved();
         let chunk = self.watch.wait(self.response.chunk()).await?;
         self.watch.progressed();
         chunk.map_err(|error| self.watch.maybe_done(self.watch.error(Kind::Unavailable, chain(&error.without_url()))))
@@ -243,7 +245,7 @@ impl Frames {
     async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
         let bytes = loop {
             let Some(segment) = self.payload.segments().get(self.segment) else { return Ok(None) };
-            let len = FRAME.min(segment.len() - self.at);
+            let len = (FRAME as u64).min(segment.len() - self.at);
             if len == 0 {
                 (self.segment, self.at) = (self.segment + 1, 0);
                 continue;
@@ -285,7 +287,7 @@ impl Frames {
 }
 
 fn zeros() -> Bytes {
-    static ZEROS: [u8; FRAME as usize] = [0; FRAME as usize];
+    static ZEROS: [u8; FRAME] = [0; FRAME];
     Bytes::from_static(&ZEROS)
 }
 

@@ -247,8 +247,9 @@ impl Vfs {
             }
             (_, None) => {}
         }
-        let mtime = node.mtime();
+        let (mtime, names_changed) = (node.mtime(), node.names_changed);
         change(&mut node)?;
+        let names_set = node.names_changed;
         // Without times of its own the object would show the time of this copy.
         let times = meta::times(node.facts.attributes.mtime.unwrap_or(mtime), self.config.posix);
         let mut meta = match &head {
@@ -300,6 +301,10 @@ impl Vfs {
                 node.times_set = false;
             }
             node.facts = facts;
+            // A name that came or went during the copy is newer than the time that was set.
+            if node.names_changed == names_changed {
+                node.names_changed = names_set;
+            }
             node.ctime = self.clock.wall();
             node.touched = touched;
             node.checked = now;

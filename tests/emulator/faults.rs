@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cosmount::emulator::{Action, Op, Rule};
+use cosmount::emulator::{Account, Action, Config, Op, Rule, Server, Token};
 
 use crate::http::{Answer, elements};
 use crate::{BUCKET, Emulator};
@@ -103,6 +103,8 @@ fn headers_lie_where_asked() {
     }
     let hostile = get(Action::Header { name: "x-cos-meta-a".into(), value: "\u{80}\u{ff}".into() });
     assert!(hostile.headers.iter().any(|(name, value)| name == "x-cos-meta-a" && value == b"\x80\xff"), "{hostile:?}");
+    let endless = get(Action::Header { name: "content-length".into(), value: "1099511627776".into() });
+    assert!(endless.broken && endless.header("content-length") == Some("1099511627776"), "{endless:?}");
     let raw = get(Action::Raw { bytes: b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX: \x00\r\n\r\n!".to_vec() });
     assert_eq!(raw.body, b"!");
     assert!(raw.headers.iter().any(|(name, value)| name == "X" && value == b"\x00"));
@@ -144,6 +146,10 @@ fn answers_are_slow_late_or_never() {
     let begun = Instant::now();
     get(Action::SlowBody { bytes_per_second: 50 });
     assert!(begun.elapsed() >= Duration::from_millis(190), "{:?}", begun.elapsed());
+    let emulator = struck(Op::PutObject, Action::SlowRequest { bytes_per_second: 500_000 });
+    let begun = Instant::now();
+    assert_eq!(emulator.put("/new", &[0; 100_000]).status, 200);
+    assert!(begun.elapsed() >= Duration::from_millis(190), "{:?}", begun.elapsed());
     let begun = Instant::now();
     get(Action::Delay { delay: Duration::from_millis(100) });
     assert!(begun.elapsed() >= Duration::from_millis(100));
@@ -183,6 +189,39 @@ fn clock_is_off_where_asked() {
     let date = httpdate::parse_http_date(off.header("date").unwrap()).unwrap();
     let ahead = date.duration_since(std::time::SystemTime::now()).unwrap();
     assert!((86_000..86_401).contains(&ahead.as_secs()), "{ahead:?}");
+}
+
+/// A presigned URL of 2023 (vector V14), on a server whose clock is there.
+#[test]
+fn token_expires_where_asked() {
+    const HOST: &str = "examplebucket-1250000000.cos.ap-guangzhou.myqcloud.com";
+    const URL: &str = "/a%20b/%E6%8A%A5%E5%91%8A.txt?q-sign-algorithm=sha1&q-ak=AKIDEXAMPLE&q-sign-time=1700000000%3B1700003600\
+        &q-key-time=1700000000%3B1700003600&q-header-list=host&q-url-param-list=response-content-type%3Bx-cos-security-token\
+        &q-signature=c34bc5934e0180858df49e819756597ea41a5282&response-content-type=text%2Fplain\
+        &x-cos-security-token=EXAMPLE%2BToken%2Fwith%3Dchars%3D%3D";
+    let token = Token { value: "EXAMPLE+Token/with=chars==".into(), expires: Some(1_700_001_000) };
+    let accounts = vec![Account { token: Some(token), ..Account::example() }];
+    let server = Server::start(Config { accounts, ..Config::with_bucket("examplebucket-1250000000") }).unwrap();
+    server.put("examplebucket-1250000000", "a b/报告.txt", "report", &[]).unwrap();
+    let get = || {
+        let mut stream = std::net::TcpStream::connect(server.addr()).unwrap();
+        crate::http::exchange(&mut stream, HOST, "GET", URL, &[], None)
+    };
+    let now = i64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    let clock = |moment: i64| {
+        server.faults().clear();
+        server.faults().add(Rule::always(Action::ClockSkew { seconds: moment - now }));
+    };
+    clock(1_700_000_500);
+    let answer = get();
+    assert_eq!((answer.status, &answer.body[..], answer.header("content-type")), (200, &b"report"[..], Some("text/plain")));
+    server.faults().add(Rule::on(Op::GetObject, Action::ExpireToken).times(1));
+    assert_eq!(get().code(), (400, "ExpiredToken".into()));
+    assert_eq!(get().status, 200, "once");
+    clock(1_700_001_100);
+    assert_eq!(get().code(), (400, "ExpiredToken".into()), "by its own date");
+    clock(1_699_999_000);
+    assert_eq!(get().code(), (403, "RequestTimeTooSkewed".into()));
 }
 
 #[test]

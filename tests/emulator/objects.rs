@@ -80,6 +80,17 @@ fn forbidden_overwrite_is_409() {
 }
 
 #[test]
+fn refusal_spares_a_waiting_client_its_body() {
+    let emulator = Emulator::start();
+    emulator.put("/k", b"old");
+    let headers = [("x-cos-forbid-overwrite", "true"), ("Expect", "100-continue"), ("Content-Length", "1000")];
+    let refused = emulator.call("PUT", "/k", &headers, None);
+    assert_eq!(refused.code(), (409, "FileAlreadyExists".into()), "without a byte of the body");
+    let large = emulator.call("PUT", "/k", &[("Content-Length", "2000000"), ("Expect", "100-continue")], None);
+    assert_eq!(large.code(), (400, "EntityTooLarge".into()));
+}
+
+#[test]
 fn range_tells_of_the_whole_object() {
     let emulator = Emulator::start();
     let put = emulator.put("/k", b"0123456789");

@@ -7,5 +7,6 @@ mod common;
 
 mod errors;
 mod foreign;
+mod kernel;
 mod limits;
 mod programs;

@@ -279,3 +279,23 @@ fn symlinks_and_empty_directories_stay() {
     assert!(mount.path().join("a/empty").is_dir());
     assert_eq!(fs::read_link(mount.path().join("a/link")).unwrap(), Path::new("../elsewhere/\u{fc}"));
 }
+
+/// touch(1) opens for writing, sets the time through the handle and closes, without a byte.
+#[test]
+fn times_set_through_a_handle_that_writes_nothing_stay() {
+    let mount = Mounted::builder().arg("--metadata-ttl=0").start();
+    mount.put("file", b"bytes", &[]);
+    let path = mount.path().join("file");
+    let then = std::time::UNIX_EPOCH + std::time::Duration::new(1_500_000_000, 123_456_789);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(then).unwrap();
+    file.set_permissions(fs::Permissions::from_mode(0o640)).unwrap();
+    drop(file);
+    for _ in 0..2 {
+        assert_eq!(fs::read_dir(mount.path()).unwrap().count(), 1);
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!((found.modified().unwrap(), found.permissions().mode() & 0o7777), (then, 0o640));
+    }
+    let mount = mount.remounted();
+    assert_eq!(fs::metadata(mount.path().join("file")).unwrap().modified().unwrap(), then);
+}

@@ -123,7 +123,7 @@ pub const PROCESSES: usize = 2;
 const SLOTS: u64 = 6;
 /// Names that sort unlike the keys made of them (`a-` stands before `a/`), need escaping, or are close to each other.
 const COMPONENTS: &[&str] = &["a", "a-", "b.txt", "ü ö%2F", "d"];
-const XATTRS: &[&str] = &["user.cos.alpha", "user.cos.beta"];
+const XATTRS: &[&str] = &["user.alpha", "user.beta x"];
 
 impl Generator {
     pub fn new(seed: u64, abilities: Abilities) -> Self {

@@ -64,7 +64,8 @@ class Mapping:
         # O_PATH opens nothing in the file system: it only lets us ask for the size.
         self.file = os.open(f"/proc/self/fd/{fd}", os.O_PATH)
         self.at = at
-        self.length = min(length, os.fstat(fd).st_size - at)
+        st = os.fstat(fd)
+        self.length = min(length, st.st_size - at) if stat.S_ISREG(st.st_mode) else length
         if self.length <= 0:
             os.close(self.file)
             raise Refused("nothing to map")

@@ -11,12 +11,10 @@ use nix::unistd::{getgid, getuid};
 use crate::cli::args::{Consistency, Exclusive, Mount, OnConflict, Posix, Preserve, Unspellable};
 use crate::cli::commands::resolve;
 use crate::cli::{FAILED, Failure, SYSTEM, USAGE, environment};
-use crate::data;
 use crate::mount::daemon::{self, Launched, Parent, Restart};
 use crate::mount::telemetry::{self, LogTo};
-use crate::mount::{self, Access, Audience, Running, Settings, Staging, check_mount_point};
+use crate::mount::{self, Access, Audience, DataConfig, Left, Running, Settings, Staging, VfsConfig, check_mount_point};
 use crate::support::ByteSize;
-use crate::vfs::{self, Left};
 
 /// Values of [`environment::CHILD`].
 const BACKGROUND: &str = "background";
@@ -115,7 +113,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
     let metadata_ttl = if strict { Duration::ZERO } else { mount.metadata_ttl };
     let negative_ttl = if strict { Duration::ZERO } else { mount.negative_ttl.unwrap_or(mount.metadata_ttl) };
     let (staging, staging_limit) = staging(mount.staging.as_deref())?;
-    Ok(Settings {
+    let mut settings = Settings {
         source: mount.source.clone(),
         mount_point: resolve(&mount.mountpoint).context("the mount point")?,
         store: Access {
@@ -137,8 +135,8 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
         staging,
         staging_limit,
         // The limit of staging is filled in when the disk is known.
-        data: data::Config { part_size: mount.part_size, defect: environment::data_defect(), ..data::Config::default() },
-        vfs: vfs::Config {
+        data: DataConfig { part_size: mount.part_size, ..DataConfig::default() },
+        vfs: VfsConfig {
             prefix: String::new(),
             mount_id: String::new(),
             read_only: mount.read_only,
@@ -147,34 +145,38 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             file_mode: mount.file_mode & !mount.umask,
             dir_mode: mount.dir_mode & !mount.umask,
             consistency: match mount.consistency {
-                Consistency::Open => vfs::Consistency::Open,
-                Consistency::Ttl => vfs::Consistency::Ttl,
-                Consistency::Strict => vfs::Consistency::Strict,
+                Consistency::Open => mount::Consistency::Open,
+                Consistency::Ttl => mount::Consistency::Ttl,
+                Consistency::Strict => mount::Consistency::Strict,
             },
             metadata_ttl,
             negative_ttl,
             posix: match mount.posix {
-                Posix::Full => vfs::Posix::Full,
-                Posix::Mtime => vfs::Posix::Mtime,
-                Posix::None => vfs::Posix::None,
+                Posix::Full => mount::Posix::Full,
+                Posix::Mtime => mount::Posix::Mtime,
+                Posix::None => mount::Posix::None,
             },
             preserve: match mount.preserve {
-                Preserve::Headers => vfs::Preserve::Headers,
-                Preserve::Full => vfs::Preserve::Full,
+                Preserve::Headers => mount::Preserve::Headers,
+                Preserve::Full => mount::Preserve::Full,
             },
             on_conflict: match mount.on_conflict {
-                OnConflict::Fail => vfs::OnConflict::Fail,
-                OnConflict::KeepBoth => vfs::OnConflict::KeepBoth,
-                OnConflict::LastWriter => vfs::OnConflict::LastWriter,
+                OnConflict::Fail => mount::OnConflict::Fail,
+                OnConflict::KeepBoth => mount::OnConflict::KeepBoth,
+                OnConflict::LastWriter => mount::OnConflict::LastWriter,
             },
             exclusive_at_open: strict || mount.exclusive == Exclusive::Open,
             rename_limit: mount.rename_limit,
             direct_io: mount.direct_io,
             escape_unspellable: mount.unspellable == Unspellable::Escape,
-            defect: environment::vfs_defect(),
+            defect: None,
         },
         runtime_directory: environment::runtime_directory(),
-    })
+    };
+    if let Some(defect) = environment::defect() {
+        settings.build_in(&defect)?;
+    }
+    Ok(settings)
 }
 
 /// `none`, `DIR` or `DIR:SIZE`.

@@ -40,7 +40,7 @@ fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path) -> an
     served.stop()?;
     let mut told = None;
     while served.is_alive() {
-        runtime.block_on(SystemClock.sleep(LOOK));
+        runtime.block_on(async { SystemClock.sleep(LOOK).await });
         if let Some(Status::Draining { bytes }) = served.last_status()?
             && told != Some(bytes)
             && bytes > 0

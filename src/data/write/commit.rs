@@ -18,7 +18,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::{
-    Content, Piece, StagedFile, Where, ZEROS,
+    Content, Piece, StagedFile, State, Where, ZEROS,
     extents::Snapshot,
     plan::{self, How, Plan, Planned, Span},
     upload::{Assembly, Attempted, OpenUpload, Refused},
@@ -35,11 +35,13 @@ const SMALL_HOLE: u64 = 64 << 10;
 /// A last request whose answer was lost.
 #[derive(Debug)]
 pub(super) struct Unsettled {
-    target: Target,
-    meta: Meta,
-    generation: u64,
-    size: u64,
-    clean: Vec<Range<u64>>,
+    pub(super) target: Target,
+    pub(super) meta: Meta,
+    /// What was written up to this generation is in it.
+    pub(super) generation: u64,
+    pub(super) size: u64,
+    /// What it has from the base before.
+    pub(super) clean: Vec<Range<u64>>,
 }
 
 /// What a commit is about to have made; kept until its outcome is known.
@@ -66,7 +68,7 @@ impl Content {
         let turn = self.turn(cx).await?;
         {
             let state = self.state.lock();
-            if state.orphan || !state.extents.is_dirty() {
+            if !state.is_dirty() {
                 return Ok(None);
             }
             if let Some((_, error)) = state.failure.as_ref().filter(|(number, _)| *number > arrived) {
@@ -76,7 +78,7 @@ impl Content {
         let (tell, told) = oneshot::channel();
         let (content, cx) = (Arc::clone(self), cx.with_urgency(Urgency::WriteOut));
         self.room.tasks.spawn(async move {
-            let result = content.run_commit(&cx, target, true).await;
+            let result = content.run_commit(&cx, target).await;
             drop(turn);
             // Whoever asked may be gone.
             drop(tell.send(result));
@@ -85,16 +87,13 @@ impl Content {
     }
 
     /// One commit, by whoever has the turn.
-    pub(super) async fn run_commit(self: &Arc<Self>, cx: &Ctx, target: Target, told: bool) -> Result<Option<Committed>> {
+    pub(super) async fn run_commit(self: &Arc<Self>, cx: &Ctx, target: Target) -> Result<Option<Committed>> {
         let _working = self.room.relief.begin();
         let (number, stage, target) = {
             let mut state = self.state.lock();
             state.begun += 1;
             state.running = Some(cx.clone());
-            // The base is ours, but the caller does not know it yet.
-            let replaces = state.origin.as_ref().filter(|_| state.untold).map(|origin| Replaces::Version(origin.version.clone()));
-            let target = Target { replaces: replaces.unwrap_or(target.replaces), ..target };
-            (state.begun, state.stage.clone(), target)
+            (state.begun, state.stage.clone(), state.informed(target))
         };
         let running = Running(Arc::clone(self));
         let result = self.make(cx, target).await;
@@ -104,7 +103,7 @@ impl Content {
             match &result {
                 Ok(_) => {
                     state.failure = None;
-                    state.untold = !told;
+                    state.untold = None;
                 }
                 Err(error) => {
                     state.failure = Some((number, error.again()));
@@ -123,13 +122,14 @@ impl Content {
 
     async fn make(self: &Arc<Self>, cx: &Ctx, target: Target) -> Result<Option<Committed>> {
         self.room.commits.add(1);
-        let mut target = target;
-        if let Some(settled) = self.settle(cx).await? {
-            target.replaces = Replaces::Version(settled.stored.version.clone());
-            if !self.is_dirty() {
-                return Ok(Some(settled));
-            }
-            self.state.lock().untold = true;
+        self.settle(cx).await?;
+        let (target, dirty, untold) = {
+            let state = self.state.lock();
+            (state.informed(target), state.extents.is_dirty(), state.untold.clone())
+        };
+        if !dirty {
+            let Some(made) = untold else { return Ok(None) };
+            return self.bring_up_to_date(cx, &target, made).await.map(Some);
         }
         let replaces = target.replaces.clone();
         let made = match self.finish_stream(cx, &target).await {
@@ -213,24 +213,25 @@ impl Content {
     }
 
     /// Finds out what became of a last request whose answer was lost (difficulty 4).
-    async fn settle(&self, cx: &Ctx) -> Result<Option<Committed>> {
-        let Some(unsettled) = self.state.lock().unsettled.take() else { return Ok(None) };
+    async fn settle(&self, cx: &Ctx) -> Result<()> {
+        let Some(unsettled) = self.state.lock().unsettled.take() else { return Ok(()) };
         let head = match self.bucket.head(cx, &unsettled.target.key).await {
             Ok(head) => head,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
             Err(error) => {
                 self.state.lock().unsettled = Some(unsettled);
                 return Err(error.into());
             }
         };
         if head.meta.token != unsettled.meta.token || head.version.size != unsettled.size {
-            return Ok(None);
+            return Ok(());
         }
         let stored = Stored { version: head.version, crc64: head.crc64, last_modified: Some(head.last_modified), date: head.date };
         let Unsettled { meta, generation, size, clean, .. } = unsettled;
         self.state.lock().settle_stream(meta.token.as_ref());
         self.switch(&stored.version, generation, size, &clean, &[]);
-        Ok(Some(Committed { stored, meta, last_modified: None }))
+        self.state.lock().untold = Some(Committed { stored, meta, last_modified: None });
+        Ok(())
     }
 
     /// Remembers what a failed attempt may have left.
@@ -273,6 +274,12 @@ impl Content {
         }
     }
 
+    /// Waits for the commit that runs, and finds out what became of the last one (difficulty 6).
+    pub(crate) async fn catch_up(&self, cx: &Ctx) -> Result<()> {
+        let _turn = self.turn(cx).await?;
+        self.settle(cx).await
+    }
+
     /// Waits until no other commit runs (difficulty 1).
     pub(super) async fn turn(&self, cx: &Ctx) -> Result<OwnedMutexGuard<()>> {
         let mut turn = std::pin::pin!(Arc::clone(&self.commits).lock_owned());
@@ -292,6 +299,14 @@ impl Content {
 
     fn given_up(&self) -> Error {
         Error::Store(store::Error::new(Kind::Unavailable, "commit", "the mount is going down"))
+    }
+}
+
+impl State {
+    /// `target`, replacing what the base is where the caller does not know that yet.
+    fn informed(&self, target: Target) -> Target {
+        let replaces = self.untold.as_ref().map(|made| Replaces::Version(made.stored.version.clone()));
+        Target { replaces: replaces.unwrap_or(target.replaces), ..target }
     }
 }
 
@@ -346,7 +361,7 @@ pub(crate) async fn copy_object(
     meta: &Meta,
     replaces: &Replaces,
 ) -> Result<Stored> {
-    copy_marked(room, cx, bucket, source, to, room.marked(meta), replaces).await
+    copy_marked(room, cx, bucket, source, to, room.marked(meta), replaces).await.map_err(|refused| refused.error)
 }
 
 /// The same with metadata that has its token.
@@ -358,14 +373,14 @@ pub(super) async fn copy_marked(
     to: &store::Key,
     meta: Meta,
     replaces: &Replaces,
-) -> Result<Stored> {
+) -> Attempted {
     let capabilities = bucket.capabilities();
     if source.size <= capabilities.largest_copy {
         return Ok(bucket.copy(cx, source, to, &meta, replaces).await?);
     }
     let limits = plan::Limits::new(capabilities, room.config.part_size.bytes());
     let whole = [(0..source.size, Span::Base)];
-    let Some(Plan::Upload(planned)) = plan::plan(&whole, limits) else { return Err(Error::TooLarge) };
+    let Some(Plan::Upload(planned)) = plan::plan(&whole, limits) else { return Err(Error::TooLarge.into()) };
     let upload = OpenUpload::open(room, cx, bucket, to, meta).await?;
     let origin = Origin::new(Arc::clone(bucket), source.clone());
     let parts = stream::iter(planned.into_iter().zip(1..)).map(|(part, number)| {
@@ -374,5 +389,5 @@ pub(super) async fn copy_marked(
         async move { upload.make(cx, PartNumber(number), &part, Some(origin), Err(Error::Stale)).await }
     });
     let parts = parts.buffered(room.config.parallel_parts.max(1)).try_collect::<Vec<Part>>().await?;
-    upload.complete(cx, &parts, replaces).await.map_err(|refused| refused.error)
+    upload.complete(cx, &parts, replaces).await
 }

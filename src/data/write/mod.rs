@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::data::{
-    Config, Defect, Error, Result,
+    Committed, Config, Defect, Error, Result,
     cache::Tag,
     read::{Blocks, Origin},
 };
@@ -105,8 +105,8 @@ pub(crate) struct State {
     unsettled: Option<Unsettled>,
     /// Tokens of writes that failed and may be there all the same: not somebody else's.
     ours: Vec<CommitToken>,
-    /// The base is a version that no caller of commit has been told of.
-    untold: bool,
+    /// What has become the base without a caller of commit being told: the next one is.
+    untold: Option<Committed>,
 }
 
 impl Room {
@@ -150,7 +150,7 @@ impl Room {
             failure: None,
             unsettled: None,
             ours: Vec::new(),
-            untold: false,
+            untold: None,
         };
         let content = Arc::new(Content {
             room: Arc::clone(self),
@@ -205,8 +205,7 @@ impl Room {
 impl Content {
     /// Whether a commit would send anything.
     pub(crate) fn is_dirty(&self) -> bool {
-        let state = self.state.lock();
-        !state.orphan && state.extents.is_dirty()
+        self.state.lock().is_dirty()
     }
 
     fn limits(&self) -> Limits {
@@ -224,6 +223,13 @@ impl Content {
     /// Waits until no commit is under way.
     pub(crate) async fn quiet(&self, cx: &Ctx) -> Result<()> {
         self.turn(cx).await.map(drop)
+    }
+}
+
+impl State {
+    fn is_dirty(&self) -> bool {
+        // What may have been sent may differ from the base as it is known, and so from what is here.
+        !self.orphan && (self.extents.is_dirty() || self.untold.is_some() || self.unsettled.is_some())
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -27,27 +27,42 @@ const BATCH: u64 = 4 << 20;
 pub(super) struct Relief {
     working: AtomicUsize,
     ended: Notify,
+    /// Grows whenever something has ended that may have left more to spill.
+    changes: AtomicU64,
+    /// The changes at which a spiller found nothing to spill: the next would find no more.
+    fruitless_at: AtomicU64,
 }
 
 /// While it lives, writers have something to wait for.
 #[derive(Debug)]
-pub(super) struct Working(Arc<Relief>);
+pub(super) struct Working {
+    relief: Arc<Relief>,
+    spills: bool,
+}
 
 impl Relief {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { working: AtomicUsize::new(0), ended: Notify::new() })
+        let (changes, fruitless_at) = (AtomicU64::new(1), AtomicU64::new(0));
+        Arc::new(Self { working: AtomicUsize::new(0), ended: Notify::new(), changes, fruitless_at })
     }
 
     pub(super) fn begin(self: &Arc<Self>) -> Working {
+        self.start(false)
+    }
+
+    fn start(self: &Arc<Self>, spills: bool) -> Working {
         self.working.fetch_add(1, Ordering::SeqCst);
-        Working(Arc::clone(self))
+        Working { relief: Arc::clone(self), spills }
     }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
-        self.0.working.fetch_sub(1, Ordering::SeqCst);
-        self.0.ended.notify_waiters();
+        if !self.spills {
+            self.relief.changes.fetch_add(1, Ordering::SeqCst);
+        }
+        self.relief.working.fetch_sub(1, Ordering::SeqCst);
+        self.relief.ended.notify_waiters();
     }
 }
 
@@ -72,19 +87,25 @@ impl Drop for Spill<'_> {
 impl Room {
     /// Takes memory for dirty bytes, waiting while it is being freed.
     pub(crate) async fn reserve(self: &Arc<Self>, cx: &Ctx, bytes: u64) -> Result<Reservation> {
+        let mut last_resort = true;
         loop {
             let ended = self.relief.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
             if let Some(reservation) = self.budget.try_reserve(Share::Dirty, bytes) {
-                self.press();
+                self.press(false);
                 self.blocks.trim();
                 return Ok(reservation);
             }
-            self.press();
+            self.press(false);
             if self.relief.working.load(Ordering::SeqCst) == 0 {
-                // The last of it may have ended just before it was looked at.
-                return self.budget.try_reserve(Share::Dirty, bytes).ok_or(Error::NoRoom);
+                // The last of it may have ended just before it was looked at, and left something to spill.
+                if let Some(reservation) = self.budget.try_reserve(Share::Dirty, bytes) {
+                    return Ok(reservation);
+                }
+                if !std::mem::take(&mut last_resort) || !self.press(true) {
+                    return Err(Error::NoRoom);
+                }
             }
             tokio::select! {
                 reservation = self.budget.reserve(cx, Share::Dirty, bytes) => {
@@ -96,22 +117,36 @@ impl Room {
         }
     }
 
-    /// Starts the spiller if the share is filling up and there is somewhere to spill to.
-    fn press(self: &Arc<Self>) {
+    /// Starts the spiller if the share is filling up, there is somewhere to spill to, and there may be something to spill (or `anyway`).
+    /// Returns whether it did.
+    fn press(self: &Arc<Self>, anyway: bool) -> bool {
         let share = self.budget.share(Share::Dirty);
-        let full = self.budget.used(Share::Dirty) > share / 4 * 3;
-        if !full || !self.staging.as_ref().is_some_and(|staging| staging.has_room()) || self.spilling.swap(true, Ordering::SeqCst) {
-            return;
+        let full = anyway || self.budget.used(Share::Dirty) > share / 4 * 3;
+        let may_help = || {
+            self.staging.as_ref().is_some_and(|staging| staging.has_room())
+                && (anyway || self.relief.changes.load(Ordering::SeqCst) != self.relief.fruitless_at.load(Ordering::SeqCst))
+        };
+        if !full || !may_help() || self.spilling.swap(true, Ordering::SeqCst) {
+            return false;
         }
-        let (run, working, room) = (Run(Arc::clone(self)), self.relief.begin(), Arc::clone(self));
+        let (run, working, room) = (Run(Arc::clone(self)), self.relief.start(true), Arc::clone(self));
         self.tasks.spawn(async move {
             // Dropped from right to left: who is woken by the first must be able to start the next run.
             let (_working, _run) = (working, run);
-            room.spill_down_to(share / 2).await;
+            let changes = room.relief.changes.load(Ordering::SeqCst);
+            let low = share / 2;
+            match room.spill_down_to(low).await {
+                Ok(0) if room.budget.used(Share::Dirty) > low => room.relief.fruitless_at.store(changes, Ordering::SeqCst),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "dirty bytes cannot be staged"),
+            }
         });
+        true
     }
 
-    async fn spill_down_to(&self, low: u64) {
+    /// Spills the heaviest files until `low` is left in memory or nothing more can be spilled; returns how many bytes it was.
+    async fn spill_down_to(&self, low: u64) -> Result<u64> {
+        let mut all = 0;
         loop {
             let weigh = |content: Arc<Content>| {
                 let bytes = content.state.lock().spillable();
@@ -119,22 +154,16 @@ impl Room {
             };
             let mut files: Vec<_> = self.all().into_iter().map(weigh).filter(|(bytes, _)| *bytes > 0).collect();
             files.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-            let mut freed = 0;
+            let before = all;
             for (_, content) in files {
                 let used = self.budget.used(Share::Dirty);
                 if used <= low {
-                    return;
+                    return Ok(all);
                 }
-                match content.spill(used - low).await {
-                    Ok(bytes) => freed += bytes,
-                    Err(error) => {
-                        tracing::warn!(%error, "dirty bytes cannot be staged");
-                        return;
-                    }
-                }
+                all += content.spill(used - low).await?;
             }
-            if freed == 0 {
-                return;
+            if all == before {
+                return Ok(all);
             }
         }
     }

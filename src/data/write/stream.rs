@@ -21,13 +21,13 @@ use futures_util::{StreamExt, stream};
 
 use super::{
     Content, State, Where,
-    commit::{self, Attempt},
+    commit::{self, Attempt, Unsettled},
     plan::{How, Limits, Planned},
     upload::{Assembly, OpenUpload},
 };
 use crate::data::{Committed, Error, Result, Target};
 
-use crate::store::{CommitToken, Kind, Meta, Part, PartNumber, Replaces};
+use crate::store::{CommitToken, Kind, Meta, Outcome, Part, PartNumber, Replaces};
 
 use crate::support::{Ctx, Share, Urgency};
 
@@ -82,9 +82,9 @@ struct Place {
 }
 
 impl Stream {
-    /// Whether nothing of it holds memory on its way.
+    /// Whether nothing of it is on its way: a stream that flows is not spilled.
     pub(super) fn is_still(&self) -> bool {
-        self.in_flight == 0
+        self.in_flight == 0 && !matches!(self.phase, Phase::Opening)
     }
 
     /// Forgets the upload, which is aborted when its last part in flight has ended.
@@ -165,7 +165,6 @@ impl Content {
             if !extents.only_appended() || (1..limits.smallest).contains(&extents.base_reach()) {
                 return Next::Nothing;
             }
-            stream.cut = 0;
             stream.covered = stream.covered.max(extents.base_reach());
         }
         let from = if matches!(stream.phase, Phase::Idle) { extents.base_reach() } else { stream.cut };
@@ -179,6 +178,8 @@ impl Content {
         }
         match &stream.phase {
             Phase::Idle => {
+                // The base is about to be copied as it is.
+                stream.cut = from;
                 stream.phase = Phase::Opening;
                 Next::Open(Box::new(target.clone()), stream.upload_number)
             }
@@ -208,24 +209,22 @@ impl Content {
         let largest = self.bucket.capabilities().largest_part;
         let copies = {
             let mut state = self.state.lock();
-            let State { extents, stream, .. } = &mut *state;
+            let stream = &mut state.stream;
             if stream.upload_number != upload_number {
                 // Discarded meanwhile; dropping the upload aborts it.
                 return;
             }
             match opened {
                 Ok(upload) => {
-                    let base = extents.base_reach();
-                    for range in halves(0..base, largest) {
+                    for range in halves(0..stream.cut, largest) {
                         stream.parts.push(Going { planned: Planned { range, how: How::Copy }, answered: None });
                     }
-                    stream.cut = base;
                     stream.in_flight += stream.parts.len();
                     stream.phase = Phase::Open(Arc::clone(&upload));
                     Some((upload, stream.parts.len()))
                 }
                 Err(error) => {
-                    stream.phase = Phase::Idle;
+                    (stream.phase, stream.cut) = (Phase::Idle, 0);
                     stream.failed = Some(error);
                     None
                 }
@@ -276,8 +275,11 @@ impl Content {
     async fn continue_stream(self: &Arc<Self>, cx: &Ctx, target: Target) {
         let Ok(turn) = self.turn(cx).await else { return };
         let due = matches!(self.state.lock().stream.failed, Some(Error::Streaming));
-        if due && let Err(error) = self.run_commit(cx, target, false).await {
-            tracing::warn!(%error, "a stream cannot be continued; its file gathers until it is committed");
+        if due {
+            match self.run_commit(cx, target).await {
+                Ok(made) => self.state.lock().untold = made,
+                Err(error) => tracing::warn!(%error, "a stream cannot be continued; its file gathers until it is committed"),
+            }
         }
         drop(turn);
     }
@@ -339,7 +341,7 @@ impl Content {
             settled.as_mut().enable();
             {
                 let state = self.state.lock();
-                if state.stream.in_flight == 0 && !matches!(state.stream.phase, Phase::Opening) {
+                if state.stream.is_still() {
                     return;
                 }
             }
@@ -411,36 +413,46 @@ impl Content {
         self.state.lock().stream.parts.iter().filter_map(|going| going.answered.clone()).collect()
     }
 
-    /// One self-copy if metadata changed since the upload was opened; one HEAD if the object's time is to be its mtime (difficulty 4).
-    async fn bring_up_to_date(self: &Arc<Self>, cx: &Ctx, target: &Target, made: Committed) -> Result<Committed> {
-        let wanted = target.carried(target.times_set);
-        let unmarked = Meta { token: None, ..made.meta.clone() };
-        if wanted != unmarked {
+    /// One self-copy if metadata changed since the object was begun; one HEAD if its time is to be its mtime (difficulty 4). If either fails, the
+    /// bytes are committed all the same: the next commit does this again.
+    pub(super) async fn bring_up_to_date(&self, cx: &Ctx, target: &Target, made: Committed) -> Result<Committed> {
+        let done = match self.try_bring_up_to_date(cx, target, &made).await {
+            // Replaced by somebody else since: it has been there.
+            Err(Error::Stale) => Ok(made.clone()),
+            done => done,
+        };
+        if done.is_err() {
+            self.state.lock().untold = Some(made);
+        }
+        done
+    }
+
+    async fn try_bring_up_to_date(&self, cx: &Ctx, target: &Target, made: &Committed) -> Result<Committed> {
+        let has_times = target.times.iter().any(|(name, _)| made.meta.user.contains_key(name));
+        let wanted = target.carried(target.times_set || has_times);
+        if wanted != (Meta { token: None, ..made.meta.clone() }) {
             let meta = self.room.marked(&target.carried(true));
-            let (base, replaces) = (made.stored.version.clone(), Replaces::Version(made.stored.version));
-            let stored = commit::copy_marked(&self.room, cx, &self.bucket, &base, &target.key, meta.clone(), &replaces);
-            let stored = match stored.await {
-                Ok(stored) => stored,
-                Err(error) => {
-                    // The bytes are committed, under a version that the caller does not know.
-                    self.state.lock().untold = true;
-                    return Err(error);
+            let base = &made.stored.version;
+            let replaces = Replaces::Version(base.clone());
+            let copied = commit::copy_marked(&self.room, cx, &self.bucket, base, &target.key, meta.clone(), &replaces).await;
+            let stored = copied.map_err(|refused| {
+                if refused.outcome == Outcome::Unknown {
+                    // No generation is written by it: only the base changes.
+                    let (generation, size, whole) = (0, base.size, vec![0..base.size]);
+                    self.state.lock().unsettled =
+                        Some(Unsettled { target: target.clone(), meta: meta.clone(), generation, size, clean: whole });
                 }
-            };
+                refused.error
+            })?;
             self.rebase(stored.version.clone());
-            self.room.carry(&self.bucket, &base, &stored.version, &[0..base.size]);
+            self.room.carry(&self.bucket, base, &stored.version, &[0..base.size]);
             return Ok(Committed { stored, meta, last_modified: None });
         }
-        if target.times_set || target.times.is_empty() {
-            return Ok(made);
+        if has_times || target.times_set || target.times.is_empty() {
+            return Ok(made.clone());
         }
-        match self.bucket.head(cx, &target.key).await {
-            Ok(head) => Ok(Committed { last_modified: Some(head.last_modified), ..made }),
-            Err(error) => {
-                self.state.lock().untold = true;
-                Err(error.into())
-            }
-        }
+        let head = self.bucket.head(cx, &target.key).await?;
+        Ok(Committed { last_modified: Some(head.last_modified), ..made.clone() })
     }
 }
 

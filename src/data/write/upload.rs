@@ -51,6 +51,12 @@ impl From<Error> for Refused {
     }
 }
 
+impl From<store::Error> for Refused {
+    fn from(error: store::Error) -> Self {
+        Self { outcome: error.outcome(), error: error.into() }
+    }
+}
+
 /// What a request that makes an object returns.
 pub(super) type Attempted = std::result::Result<Stored, Refused>;
 
@@ -221,8 +227,7 @@ impl OpenUpload {
 
     /// Makes the object of `parts`, which are all of it.
     pub(super) async fn complete(&self, cx: &Ctx, parts: &[Part], replaces: &store::Replaces) -> Attempted {
-        let completed = self.bucket.complete_upload(cx, &self.upload, parts, replaces).await;
-        let stored = completed.map_err(|error| Refused { outcome: error.outcome(), error: error.into() })?;
+        let stored = self.bucket.complete_upload(cx, &self.upload, parts, replaces).await?;
         self.over();
         check_whole(&stored, parts)?;
         Ok(stored)

@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use crate::store::{
     Acl, BucketInfo, BucketName, ETag, Grant, Key, ListRequest, Listed, ObjectVersion, OpenUpload, Page, Part, PartNumber, Tags, UploadId,
     Versioning,
-    cos::error::Document,
+    cos::{error::Document, meta::class_of},
     xml::{Step, walk},
 };
 
@@ -88,7 +88,7 @@ pub(super) fn page(document: &[u8], request: &ListRequest) -> Read<Page> {
             "Contents/ETag" => text.clone_into(&mut entry.etag),
             "Contents/Size" => entry.size = text.trim().parse().ok(),
             "Contents/LastModified" => entry.last_modified = iso8601(text.trim()),
-            "Contents/StorageClass" => entry.class = class(text),
+            "Contents/StorageClass" => entry.class = class_of(text),
             "Contents" => entries.push(std::mem::take(&mut entry)),
             "CommonPrefixes/Prefix" => text.clone_into(&mut prefix),
             "CommonPrefixes" => prefixes.push(std::mem::take(&mut prefix)),
@@ -115,10 +115,8 @@ pub(super) fn page(document: &[u8], request: &ListRequest) -> Read<Page> {
     }
     let last = page.objects.last().map(|listed| &listed.version.key).max(page.prefixes.last()).cloned();
     if truncated {
-        page.next = match next {
-            Some(next) => Some(Key::new(decode(&next).ok_or_else(|| "the marker of the next page is not UTF-8".to_owned())?)),
-            None => last.clone(),
-        };
+        // A marker that cannot be shown cannot be sent either; the last name that can be does, at the price of some entries seen again.
+        page.next = next.as_deref().and_then(decode).map(Key::new).or_else(|| last.clone());
     }
     check(&page, request, truncated, last.as_ref())?;
     Ok(page)
@@ -174,11 +172,6 @@ impl Entry {
         let version = ObjectVersion { key, etag, size: self.size?, version_id: None };
         Some(Listed { version, last_modified: self.last_modified?, class: self.class.clone() })
     }
-}
-
-/// `STANDARD` is what a HEAD leaves out, so it is left out here, too.
-fn class(text: &str) -> Option<String> {
-    Some(text.trim().to_ascii_uppercase()).filter(|class| !class.is_empty() && class != "STANDARD")
 }
 
 /// A name as it was before `encoding-type=url`; `+` is a plus.

@@ -2,7 +2,7 @@
 //!
 //! Two refusals are put right here and then reported as *renewed*, so that the same request is made once more by whoever repeats requests: a
 //! clock that is off is corrected by the server's `Date`, a token that has ended is replaced by the provider. A HEAD is refused without a word,
-//! so there the answer's `Date`, or having a token at all, is what tells.
+//! and COS is not consistent about the words for a token, so the answer's `Date`, or a 403 to a token, is what tells.
 
 use std::sync::Arc;
 
@@ -91,9 +91,7 @@ impl Client {
         let wordless = matches!(operation, Operation::Head | Operation::HeadBucket);
         let temporary = window.credentials().token().is_some();
         let untimely = is_about_time(status, &document) || (wordless && status == 403);
-        let ended = is_about_token(&document)
-            || (temporary && wordless && matches!(status, 400 | 403))
-            || (temporary && document.code.as_deref() == Some("InvalidAccessKeyId"));
+        let ended = is_about_token(&document) || (temporary && (status == 403 || (wordless && status == 400)));
         tracing::debug!(operation = operation.name(), status, code = ?document.code, request_id = ?request_id, "refused");
         let error = watch.located(Refusal { operation, status, request_id: request_id.as_deref() }.error(document));
         if request_id.is_none() {

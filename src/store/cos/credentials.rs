@@ -77,8 +77,8 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// The credentials to sign with now. Called for every request: what it returns is kept by the provider until it changes.
     async fn credentials(&self) -> Result<Arc<Credentials>, NoCredentials>;
 
-    /// COS refused `refused` as expired: get others, unless that has happened since. Calls that come together must fetch once. Says
-    /// whether there are others now.
+    /// COS refused `refused`, perhaps as expired: get others, unless that has happened since. Says whether there are others now. Calls that
+    /// come together must fetch once; and since a 403 may be a mere denial, what was fetched a moment ago need not be fetched again.
     async fn refresh(&self, refused: &Arc<Credentials>) -> Result<bool, NoCredentials>;
 }
 

@@ -158,12 +158,17 @@ fn meta(headers: &HeaderMap) -> Meta {
         content_language: text(headers, "content-language"),
         expires: text(headers, "expires"),
         user,
-        class: text(headers, "x-cos-storage-class").map(|class| class.to_ascii_uppercase()),
+        class: text(headers, "x-cos-storage-class").and_then(|class| class_of(&class)),
         sse,
         acl: None,
         tags: None,
         token,
     }
+}
+
+/// A storage class; the standard one is the one that goes without saying.
+pub(super) fn class_of(text: &str) -> Option<String> {
+    Some(text.trim().to_ascii_uppercase()).filter(|class| !class.is_empty() && class != "STANDARD")
 }
 
 /// A header's text. Foreign writers store UTF-8; what is not even that keeps what can be kept.

@@ -188,6 +188,7 @@ impl Bucket for CosBucket {
     }
 
     async fn put(&self, cx: &Ctx, key: &Key, meta: &Meta, payload: Payload, replaces: &Replaces) -> Result<Stored> {
+        at_most(self.capabilities.largest_put, payload.len(), Operation::Put, key)?;
         let mut request = Request::new(Operation::Put, Method::PUT, Some(key)).with("content-length", &payload.len().to_string())?;
         meta::send(meta, &mut request)?;
         self.forbid_overwrite(&mut request, replaces)?;
@@ -197,6 +198,7 @@ impl Bucket for CosBucket {
     }
 
     async fn copy(&self, cx: &Ctx, source: &ObjectVersion, to: &Key, meta: &Meta, replaces: &Replaces) -> Result<Stored> {
+        at_most(self.capabilities.largest_copy, source.size, Operation::Copy, to)?;
         let mut request = Request::new(Operation::Copy, Method::PUT, Some(to))
             .with("content-length", "0")?
             .with("x-cos-copy-source", &self.copy_source(source))?
@@ -221,7 +223,10 @@ impl Bucket for CosBucket {
     }
 
     async fn delete(&self, cx: &Ctx, key: &Key, _expected: Option<&ObjectVersion>) -> Result<()> {
-        self.send(cx, Request::new(Operation::Delete, Method::DELETE, Some(key)), None).await.map(drop)
+        match self.send(cx, Request::new(Operation::Delete, Method::DELETE, Some(key)), None).await {
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            answer => answer.map(drop),
+        }
     }
 
     async fn delete_many(&self, cx: &Ctx, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
@@ -261,6 +266,9 @@ impl Bucket for CosBucket {
             let key = Key::new(key);
             let code = document.code.unwrap_or_default();
             let kind = error::kind_of_code(operation, &code);
+            if kind == Kind::NotFound {
+                continue;
+            }
             let message = document.message.unwrap_or_else(|| "refused".to_owned());
             refused.push((key.clone(), Error::new(kind, operation.name(), message).on(&key).answered(200, Some(code), None)));
         }
@@ -276,6 +284,7 @@ impl Bucket for CosBucket {
     }
 
     async fn upload_part(&self, cx: &Ctx, upload: &Upload, number: PartNumber, payload: Payload) -> Result<Part> {
+        at_most(self.capabilities.largest_part, payload.len(), Operation::UploadPart, &upload.key)?;
         let request = part_of(Operation::UploadPart, upload, number).with("content-length", &payload.len().to_string())?;
         let answer = self.send(cx, request, Some(payload.clone())).await?;
         let (etag, crc64) = self.received(&answer, &payload)?;
@@ -286,6 +295,7 @@ impl Bucket for CosBucket {
         if range.start >= range.end || range.end > source.size {
             return Err(Error::new(Kind::Invalid, Operation::CopyPart.name(), format!("there is no range {range:?} in it")).on(&source.key));
         }
+        at_most(self.capabilities.largest_part, range.end - range.start, Operation::CopyPart, &upload.key)?;
         let request = part_of(Operation::CopyPart, upload, number)
             .with("content-length", "0")?
             .with("x-cos-copy-source", &self.copy_source(source))?
@@ -385,6 +395,14 @@ impl Bucket for CosBucket {
             }
         }
     }
+}
+
+/// Refuses what COS would refuse after five gigabytes.
+fn at_most(limit: u64, bytes: u64, operation: Operation, key: &Key) -> Result<()> {
+    if bytes <= limit {
+        return Ok(());
+    }
+    Err(Error::new(Kind::TooLarge, operation.name(), format!("{bytes} bytes, of which one request takes {limit}")).on(key))
 }
 
 fn part_of(operation: Operation, upload: &Upload, number: PartNumber) -> Request<'_> {

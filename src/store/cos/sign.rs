@@ -71,7 +71,7 @@ impl Signer {
     pub(super) fn window(&self, credentials: &Arc<Credentials>) -> Arc<Window> {
         let offset = self.offset.load(Ordering::Relaxed);
         let now = unix(self.clock.wall()).saturating_add_signed(offset);
-        let start = now / STEP * STEP - 60.min(now / STEP * STEP);
+        let start = (now / STEP * STEP).saturating_sub(60);
         let mut end = start + VALID;
         if let Some(expiry) = credentials.expires.map(unix) {
             end = end.min(expiry).max(now + 1);

@@ -70,33 +70,34 @@ impl<T: ?Sized> Faulty<T> {
     }
 
     async fn around<R>(&self, _cx: &Ctx, operation: Operation, _bytes: u64, request: impl Future<Output = Result<R>>) -> Result<R> {
-        let lost = || {
-            let error = Error::new(Kind::Unavailable, operation.name(), "a fault was asked for");
-            Err(if operation.repeats_freely() { error } else { error.unknown() })
-        };
-        match self.faults.meet(operation) {
-            Some(Fault::Refuse(kind)) => Err(Error::new(kind, operation.name(), "a fault was asked for")),
-            Some(Fault::LoseRequest) => lost(),
-            Some(Fault::LoseAnswer) => {
-                request.await?;
-                lost()
-            }
-            Some(Fault::CutBody(_) | Fault::SpoilBody(_)) | None => request.await,
-        }
+        meet(self.faults.meet(operation), operation, request).await
     }
 
-    async fn body(&self, cx: &Ctx, request: impl Future<Output = Result<Body>>) -> Result<Body> {
-        let rule = self.faults.meet(Operation::Get);
-        match rule {
-            Some(Fault::CutBody(at)) => Ok(request.await?.spoiled(at, None)),
-            Some(Fault::SpoilBody(at)) => Ok(request.await?.spoiled(at, Some(0xff))),
-            Some(other) => {
-                let one = Faults::default();
-                one.add(Operation::Get, 1, other);
-                Faulty { inner: Arc::clone(&self.inner), faults: Arc::new(one) }.around(cx, Operation::Get, 0, request).await
-            }
-            None => request.await,
+    async fn body(&self, _cx: &Ctx, request: impl Future<Output = Result<Body>>) -> Result<Body> {
+        let fault = self.faults.meet(Operation::Get);
+        let body = meet(fault, Operation::Get, request).await?;
+        Ok(match fault {
+            Some(Fault::CutBody(at)) => body.spoiled(at, None),
+            Some(Fault::SpoilBody(at)) => body.spoiled(at, Some(0xff)),
+            _ => body,
+        })
+    }
+}
+
+/// A request under a fault.
+async fn meet<R>(fault: Option<Fault>, operation: Operation, request: impl Future<Output = Result<R>>) -> Result<R> {
+    let lost = || {
+        let error = Error::new(Kind::Unavailable, operation.name(), "a fault was asked for");
+        Err(if operation.repeats_freely() { error } else { error.unknown() })
+    };
+    match fault {
+        Some(Fault::Refuse(kind)) => Err(Error::new(kind, operation.name(), "a fault was asked for")),
+        Some(Fault::LoseRequest) => lost(),
+        Some(Fault::LoseAnswer) => {
+            request.await?;
+            lost()
         }
+        Some(Fault::CutBody(_) | Fault::SpoilBody(_)) | None => request.await,
     }
 }
 

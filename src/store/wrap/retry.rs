@@ -59,6 +59,8 @@ impl<T: ?Sized> Retry<T> {
 struct Course<'a> {
     cx: &'a Ctx,
     operation: Operation,
+    /// What it is about, for errors that nobody has named.
+    target: &'a str,
     tries: u32,
     /// Failures so far.
     streak: u32,
@@ -68,8 +70,8 @@ struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    fn new(cx: &'a Ctx, operation: Operation) -> Self {
-        Self { cx, operation, tries: 0, streak: 0, corrupt: 0, renewals: 0, last: None }
+    fn new(cx: &'a Ctx, operation: Operation, target: &'a str) -> Self {
+        Self { cx, operation, target, tries: 0, streak: 0, corrupt: 0, renewals: 0, last: None }
     }
 
     /// One attempt, cut at the deadline.
@@ -132,7 +134,7 @@ impl<'a> Course<'a> {
             }
             _ => error,
         };
-        error.after(self.tries)
+        error.or_at(self.target).after(self.tries)
     }
 }
 
@@ -158,8 +160,14 @@ enum Settled {
 
 impl Retry<dyn Bucket> {
     /// Repeats a call that does no harm twice.
-    async fn freely<T, F: Future<Output = Result<T>>>(&self, cx: &Ctx, operation: Operation, mut call: impl FnMut() -> F) -> Result<T> {
-        let mut course = Course::new(cx, operation);
+    async fn freely<T, F: Future<Output = Result<T>>>(
+        &self,
+        cx: &Ctx,
+        operation: Operation,
+        target: &str,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T> {
+        let mut course = Course::new(cx, operation, target);
         loop {
             match course.attempt(call()).await {
                 Ok(done) => return Ok(done),
@@ -177,7 +185,7 @@ impl Retry<dyn Bucket> {
         replaces: &Replaces,
         mut call: impl FnMut(Replaces) -> F,
     ) -> Result<Stored> {
-        let mut course = Course::new(cx, made.operation);
+        let mut course = Course::new(cx, made.operation, made.key.as_str());
         let mut replaces = replaces.clone();
         let mut lost = false;
         loop {
@@ -314,7 +322,9 @@ impl Resumed {
         if self.left.is_empty() {
             return Ok(None);
         }
-        let mut course = Course::new(&self.cx, Operation::Get);
+        // What the reader did since it had the last bytes is not waiting. Each call ends in bytes or an error, so this does not go on for ever.
+        self.cx.progressed();
+        let mut course = Course::new(&self.cx, Operation::Get, self.version.key.as_str());
         loop {
             let error = match &mut self.body {
                 Some(body) => match self.cx.bounded(body.next()).await {
@@ -354,12 +364,12 @@ impl Bucket for Retry<dyn Bucket> {
     }
 
     async fn head(&self, cx: &Ctx, key: &Key) -> Result<Head> {
-        self.freely(cx, Operation::Head, || self.inner.head(cx, key)).await
+        self.freely(cx, Operation::Head, key.as_str(), || self.inner.head(cx, key)).await
     }
 
     async fn get(&self, cx: &Ctx, version: &ObjectVersion, range: Range<u64>) -> Result<Body> {
         let len = range.end.saturating_sub(range.start);
-        let mut course = Course::new(cx, Operation::Get);
+        let mut course = Course::new(cx, Operation::Get, version.key.as_str());
         loop {
             let mut body = match course.attempt(self.inner.get(cx, version, range.clone())).await {
                 Ok(body) => body,
@@ -391,15 +401,15 @@ impl Bucket for Retry<dyn Bucket> {
     }
 
     async fn list(&self, cx: &Ctx, request: &ListRequest) -> Result<Page> {
-        self.freely(cx, Operation::List, || self.inner.list(cx, request)).await
+        self.freely(cx, Operation::List, &request.prefix, || self.inner.list(cx, request)).await
     }
 
     async fn acl(&self, cx: &Ctx, key: &Key) -> Result<Acl> {
-        self.freely(cx, Operation::Acl, || self.inner.acl(cx, key)).await
+        self.freely(cx, Operation::Acl, key.as_str(), || self.inner.acl(cx, key)).await
     }
 
     async fn tags(&self, cx: &Ctx, key: &Key) -> Result<Tags> {
-        self.freely(cx, Operation::Tags, || self.inner.tags(cx, key)).await
+        self.freely(cx, Operation::Tags, key.as_str(), || self.inner.tags(cx, key)).await
     }
 
     async fn put(&self, cx: &Ctx, key: &Key, meta: &Meta, payload: Payload, replaces: &Replaces) -> Result<Stored> {
@@ -418,7 +428,7 @@ impl Bucket for Retry<dyn Bucket> {
     }
 
     async fn delete(&self, cx: &Ctx, key: &Key, expected: Option<&ObjectVersion>) -> Result<()> {
-        let mut course = Course::new(cx, Operation::Delete);
+        let mut course = Course::new(cx, Operation::Delete, key.as_str());
         loop {
             let error = match course.attempt(self.inner.delete(cx, key, expected)).await {
                 Ok(()) => return Ok(()),
@@ -439,7 +449,7 @@ impl Bucket for Retry<dyn Bucket> {
 
     async fn delete_many(&self, cx: &Ctx, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
         let start = cx.clock().now();
-        let mut course = Course::new(cx, Operation::DeleteMany);
+        let mut course = Course::new(cx, Operation::DeleteMany, self.name().as_str());
         loop {
             match course.attempt(self.inner.delete_many(cx, keys)).await {
                 Ok(refused) => return Ok(refused),
@@ -453,15 +463,15 @@ impl Bucket for Retry<dyn Bucket> {
     }
 
     async fn create_upload(&self, cx: &Ctx, key: &Key, meta: &Meta) -> Result<Upload> {
-        self.freely(cx, Operation::CreateUpload, || self.inner.create_upload(cx, key, meta)).await
+        self.freely(cx, Operation::CreateUpload, key.as_str(), || self.inner.create_upload(cx, key, meta)).await
     }
 
     async fn upload_part(&self, cx: &Ctx, upload: &Upload, number: PartNumber, payload: Payload) -> Result<Part> {
-        self.freely(cx, Operation::UploadPart, || self.inner.upload_part(cx, upload, number, payload.clone())).await
+        self.freely(cx, Operation::UploadPart, upload.key.as_str(), || self.inner.upload_part(cx, upload, number, payload.clone())).await
     }
 
     async fn copy_part(&self, cx: &Ctx, upload: &Upload, number: PartNumber, source: &ObjectVersion, range: Range<u64>) -> Result<Part> {
-        self.freely(cx, Operation::CopyPart, || self.inner.copy_part(cx, upload, number, source, range.clone())).await
+        self.freely(cx, Operation::CopyPart, upload.key.as_str(), || self.inner.copy_part(cx, upload, number, source, range.clone())).await
     }
 
     async fn complete_upload(&self, cx: &Ctx, upload: &Upload, parts: &[Part], replaces: &Replaces) -> Result<Stored> {
@@ -489,15 +499,15 @@ impl Bucket for Retry<dyn Bucket> {
     }
 
     async fn abort_upload(&self, cx: &Ctx, upload: &Upload) -> Result<()> {
-        self.freely(cx, Operation::AbortUpload, || self.inner.abort_upload(cx, upload)).await
+        self.freely(cx, Operation::AbortUpload, upload.key.as_str(), || self.inner.abort_upload(cx, upload)).await
     }
 
     async fn list_uploads(&self, cx: &Ctx, prefix: &str) -> Result<Vec<OpenUpload>> {
-        self.freely(cx, Operation::ListUploads, || self.inner.list_uploads(cx, prefix)).await
+        self.freely(cx, Operation::ListUploads, prefix, || self.inner.list_uploads(cx, prefix)).await
     }
 
     async fn list_parts(&self, cx: &Ctx, upload: &Upload) -> Result<Vec<Part>> {
-        self.freely(cx, Operation::ListParts, || self.inner.list_parts(cx, upload)).await
+        self.freely(cx, Operation::ListParts, upload.key.as_str(), || self.inner.list_parts(cx, upload)).await
     }
 }
 
@@ -505,7 +515,7 @@ impl Bucket for Retry<dyn Bucket> {
 #[deny(clippy::missing_trait_methods)]
 impl Service for Retry<dyn Service> {
     async fn buckets(&self, cx: &Ctx) -> Result<Vec<BucketInfo>> {
-        let mut course = Course::new(cx, Operation::ListBuckets);
+        let mut course = Course::new(cx, Operation::ListBuckets, "the account");
         loop {
             match course.attempt(self.inner.buckets(cx)).await {
                 Ok(buckets) => return Ok(buckets),
@@ -515,7 +525,7 @@ impl Service for Retry<dyn Service> {
     }
 
     async fn open(&self, cx: &Ctx, name: &BucketName) -> Result<Arc<dyn Bucket>> {
-        let mut course = Course::new(cx, Operation::HeadBucket);
+        let mut course = Course::new(cx, Operation::HeadBucket, name.as_str());
         loop {
             match course.attempt(self.inner.open(cx, name)).await {
                 Ok(bucket) => return Ok(Arc::new(Retry::<dyn Bucket>::new(bucket))),
@@ -525,7 +535,7 @@ impl Service for Retry<dyn Service> {
     }
 
     async fn create_bucket(&self, cx: &Ctx, name: &BucketName) -> Result<()> {
-        let mut course = Course::new(cx, Operation::CreateBucket);
+        let mut course = Course::new(cx, Operation::CreateBucket, name.as_str());
         let mut lost = false;
         loop {
             match course.attempt(self.inner.create_bucket(cx, name)).await {
@@ -541,7 +551,7 @@ impl Service for Retry<dyn Service> {
     }
 
     async fn delete_bucket(&self, cx: &Ctx, name: &BucketName) -> Result<()> {
-        let mut course = Course::new(cx, Operation::DeleteBucket);
+        let mut course = Course::new(cx, Operation::DeleteBucket, name.as_str());
         let mut lost = false;
         loop {
             match course.attempt(self.inner.delete_bucket(cx, name)).await {
