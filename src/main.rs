@@ -1,1 +1,5 @@
-fn main() {}
+//! The `cosmount` command.
+
+fn main() -> std::process::ExitCode {
+    cosmount::cli::main()
+}

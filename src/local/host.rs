@@ -353,6 +353,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -448,6 +450,33 @@ mod tests {
         let mut left = names(&disk.directory).unwrap();
         left.sort();
         assert_eq!(left, [LOCK, "journal"]);
+    }
+
+    /// Rule 3 of the face: with the only blocking thread busy, nothing that touches the disk gets anywhere.
+    #[test]
+    fn the_first_poll_does_not_touch_the_disk() {
+        let parent = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let disk = HostDisk::open(parent.path()).unwrap();
+            let file = disk.create("a").await.unwrap();
+            let (release, wait) = std::sync::mpsc::channel::<()>();
+            let busy = spawn_blocking(move || wait.recv());
+            assert!(disk.open("a").now_or_never().is_none());
+            assert!(disk.create("b").now_or_never().is_none());
+            assert!(disk.list().now_or_never().is_none());
+            assert!(disk.free_space().now_or_never().is_none());
+            assert!(disk.replace("c", Bytes::new()).now_or_never().is_none());
+            assert!(disk.remove("a").now_or_never().is_none());
+            assert!(file.write_at(0, Bytes::from_static(b"x")).now_or_never().is_none());
+            assert!(file.read_at(0..0).now_or_never().is_none());
+            assert!(file.sync().now_or_never().is_none());
+            assert!(file.len().now_or_never().is_none());
+            assert!(file.set_len(0).now_or_never().is_none());
+            assert!(file.punch(0..1).now_or_never().is_none());
+            release.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+        });
     }
 
     #[tokio::test]

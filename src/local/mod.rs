@@ -6,9 +6,11 @@
 mod disk;
 mod host;
 mod journal;
+mod ledger;
 mod sim;
 
 pub use disk::{Disk, DiskFile};
 pub use host::{HostDisk, OpenError};
 pub use journal::{Damage, Durable, Journal, JournalError, Replay};
+pub use ledger::{Entry, Ledger, Leftover};
 pub use sim::{Operation, SimDisk};

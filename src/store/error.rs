@@ -76,6 +76,7 @@ struct Detail {
     message: String,
     request_id: Option<String>,
     tries: u32,
+    renewed: bool,
 }
 
 impl Error {
@@ -91,6 +92,7 @@ impl Error {
             message: message.into(),
             request_id: None,
             tries: 1,
+            renewed: false,
         }))
     }
 
@@ -105,6 +107,15 @@ impl Error {
     #[must_use]
     pub fn at(mut self, target: impl Into<String>) -> Self {
         self.0.target = target.into();
+        self
+    }
+
+    /// Names what it happened to, unless that is named already.
+    #[must_use]
+    pub(super) fn or_at(mut self, target: &str) -> Self {
+        if self.0.target.is_empty() {
+            target.clone_into(&mut self.0.target);
+        }
         self
     }
 
@@ -131,6 +142,13 @@ impl Error {
         self
     }
 
+    /// Says that what it was refused for has been put right since: the clock's offset, the credentials.
+    #[must_use]
+    pub fn renewed(mut self) -> Self {
+        self.0.renewed = true;
+        self
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> Kind {
         self.0.kind
@@ -154,6 +172,11 @@ impl Error {
     /// The request's id, as the store's support wants it.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
+    }
+
+    /// Whether the same request, signed anew, may succeed at once.
+    pub fn is_renewed(&self) -> bool {
+        self.0.renewed
     }
 
     /// How often it was tried.

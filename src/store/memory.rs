@@ -253,13 +253,16 @@ impl MemoryBucket {
         };
         let waited = cx.bounded(travel).await;
         waited.map_err(|late| Error::new(Kind::NoProgress, operation.name(), late.to_string()).at(target))?;
-        cx.progressed();
         let fault = {
             let mut hooks = self.hooks.lock();
             let at = hooks.faults.iter().position(|fault| fault.0 == operation);
             at.and_then(|at| hooks.faults.remove(at))
         };
-        let Some((_, kind, left)) = fault else { return effect(&mut self.state.lock()) };
+        let Some((_, kind, left)) = fault else {
+            // An answer is progress, whatever it says; a fault is none.
+            cx.progressed();
+            return effect(&mut self.state.lock());
+        };
         let error = Error::new(kind, operation.name(), "a fault was asked for").at(target);
         match left {
             Effect::Refused => Err(error),

@@ -13,16 +13,20 @@
 
 mod capabilities;
 mod checksum;
+pub mod cos;
 mod error;
+mod http;
 pub mod memory;
 mod operation;
 mod types;
+mod wrap;
+mod xml;
 
-use std::{fmt::Debug, ops::Range, sync::Arc};
+use std::{fmt::Debug, ops::Range, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 
-use crate::support::Ctx;
+use crate::support::{Clock, Ctx, Metrics};
 
 pub use capabilities::{Capabilities, Versioning};
 pub use error::{Error, Kind, Outcome};
@@ -31,6 +35,8 @@ pub use types::{
     Acl, Body, BucketInfo, BucketName, CommitToken, ETag, Grant, Head, Key, ListRequest, Listed, Meta, ObjectVersion, OpenUpload, Page,
     Part, PartNumber, Payload, Replaces, Segment, Source, Sse, Stored, Tags, Upload, UploadId, VersionId,
 };
+
+pub use wrap::fault::{Fault, Faults};
 
 /// What a store call returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -109,4 +115,51 @@ pub trait Bucket: Debug + Send + Sync {
 
     /// The parts an open upload has, paging done.
     async fn list_parts(&self, cx: &Ctx, upload: &Upload) -> Result<Vec<Part>>;
+}
+
+/// What a COS account is reached with.
+#[derive(Debug)]
+pub struct CosConfig {
+    /// Where buckets and the account are: [`cos::Endpoints::parse`].
+    pub endpoints: cos::Endpoints,
+    /// Who signs: [`cos::Fixed::from_environment`], or another provider.
+    pub credentials: Arc<dyn cos::Provider>,
+    /// A PEM file of authorities trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Most requests in flight, over all buckets.
+    pub connections: usize,
+}
+
+impl CosConfig {
+    /// How many requests are in flight unless said otherwise.
+    pub const CONNECTIONS: usize = 64;
+}
+
+/// A COS account with everything around it: `retry(limit(meter(cos)))`. Sends nothing yet. Must be called within a tokio runtime if requests
+/// are to be made on it.
+///
+/// # Errors
+/// A sentence about the CA file or the TLS set-up.
+pub fn open_cos(config: CosConfig, metrics: &Metrics, clock: Arc<dyn Clock>) -> std::result::Result<Arc<dyn Service>, String> {
+    let CosConfig { endpoints, credentials, ca_file, connections } = config;
+    let dialect = cos::CosService::new(endpoints, credentials, ca_file.as_deref(), Arc::clone(&clock))?;
+    Ok(stack(Arc::new(dialect), connections, metrics, clock, None))
+}
+
+/// Any dialect with everything around it, and below it the faults of a test.
+pub fn stack(
+    dialect: Arc<dyn Service>,
+    connections: usize,
+    metrics: &Metrics,
+    clock: Arc<dyn Clock>,
+    faults: Option<Arc<Faults>>,
+) -> Arc<dyn Service> {
+    use wrap::{fault::Faulty, limit, meter, retry::Retry};
+    let dialect = match faults {
+        Some(faults) => Arc::new(Faulty::<dyn Service>::new(dialect, faults)),
+        None => dialect,
+    };
+    let metered: Arc<dyn Service> = Arc::new(meter::Meter::<dyn Service>::new(dialect, meter::Counts::new(metrics)));
+    let limited: Arc<dyn Service> = Arc::new(limit::Limit::<dyn Service>::new(metered, limit::Places::new(connections, clock)));
+    Arc::new(Retry::<dyn Service>::new(limited))
 }

@@ -76,6 +76,24 @@ impl Operation {
         Self::ListParts,
     ];
 
+    /// Whether a second run after a lost answer does no harm: it only reads, or only replaces what nobody else can see.
+    pub const fn repeats_freely(self) -> bool {
+        !matches!(
+            self,
+            Self::CreateBucket | Self::DeleteBucket | Self::Put | Self::Copy | Self::Delete | Self::DeleteMany | Self::CompleteUpload
+        )
+    }
+
+    /// Whether the store works on it by itself for as long as it takes, perhaps without a sign of life.
+    pub const fn takes_long(self) -> bool {
+        matches!(self, Self::Copy | Self::CopyPart | Self::CompleteUpload | Self::DeleteMany)
+    }
+
+    /// Whether it may be asked not to overwrite, so that a conflict may mean that the key exists.
+    pub const fn forbids_overwrite(self) -> bool {
+        matches!(self, Self::Put | Self::Copy | Self::CompleteUpload)
+    }
+
     /// The name in the COS documentation, as errors show it.
     pub const fn name(self) -> &'static str {
         match self {

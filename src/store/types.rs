@@ -1,12 +1,23 @@
 //! The nouns of the store: keys, versions, metadata, payloads, parts. Parsed at the edge, so nothing below looks again.
 
-use std::{borrow::Borrow, collections::BTreeMap, fmt, ops::Range, pin::Pin, sync::Arc, time::SystemTime};
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    fmt,
+    ops::Range,
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 
-use crate::store::{Error, Kind, Result};
+use crate::store::{Error, Kind, Operation, Result, checksum::Crc64};
 
 /// The full key of an object: 1–850 bytes of UTF-8, ordered by bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -355,6 +366,16 @@ pub struct Part {
 pub struct Payload {
     segments: Vec<Segment>,
     len: u64,
+    /// Shared by all clones: what is known of these bytes from sending them.
+    sent: Arc<Sent>,
+}
+
+#[derive(Debug, Default)]
+struct Sent {
+    /// How far any attempt has come.
+    furthest: AtomicU64,
+    /// CRC-64/XZ of all of it, once an attempt has come to the end.
+    crc64: OnceLock<u64>,
 }
 
 /// A piece of a [`Payload`].
@@ -395,7 +416,7 @@ impl Payload {
     /// A payload of these pieces, in order.
     pub fn new(segments: Vec<Segment>) -> Self {
         let len = segments.iter().map(Segment::len).sum();
-        Self { segments, len }
+        Self { segments, len, sent: Arc::default() }
     }
 
     /// Its length in bytes.
@@ -412,6 +433,21 @@ impl Payload {
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
+
+    /// CRC-64/XZ of all of it; known once it has been sent to its end.
+    pub fn crc64(&self) -> Option<u64> {
+        self.sent.crc64.get().copied()
+    }
+
+    /// An attempt has sent its first `bytes`. Says whether no attempt had come so far: sending the same bytes again is no progress.
+    pub(super) fn note_sent(&self, bytes: u64) -> bool {
+        self.sent.furthest.fetch_max(bytes, Ordering::Relaxed) < bytes
+    }
+
+    /// An attempt has sent all of it, and this was its checksum.
+    pub(super) fn note_crc64(&self, crc64: u64) {
+        self.sent.crc64.get_or_init(|| crc64);
+    }
 }
 
 impl From<Bytes> for Payload {
@@ -424,28 +460,91 @@ impl From<Bytes> for Payload {
 pub struct Body {
     stream: Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>,
     left: u64,
+    check: Option<Check>,
+}
+
+/// A checksum on its way.
+struct Check {
+    so_far: Crc64,
+    expected: u64,
 }
 
 impl Body {
     /// A body of `len` bytes from `stream`; too few or too many of them are [`Kind::Corrupt`].
     pub fn new(len: u64, stream: impl Stream<Item = Result<Bytes>> + Send + 'static) -> Self {
-        Self { stream: Box::pin(stream), left: len }
+        Self { stream: Box::pin(stream), left: len, check: None }
+    }
+
+    /// The same body, whose CRC-64/XZ must be `expected`. Looked at before its last bytes are handed up.
+    #[must_use]
+    pub fn checked(mut self, expected: u64) -> Self {
+        self.check = Some(Check { so_far: Crc64::new(), expected });
+        self
+    }
+
+    /// What the body's checksum must be, for a wrapper that goes on with the check itself. Before the first [`Body::next`] only.
+    pub(super) fn take_check(&mut self) -> Option<u64> {
+        self.check.take().map(|check| check.expected)
+    }
+
+    /// The same body, of which `look` sees every step.
+    #[must_use]
+    pub(super) fn inspect(self, look: impl FnMut(&Result<Bytes>) + Send + 'static) -> Self {
+        Self { stream: Box::pin(self.stream.inspect(look)), ..self }
+    }
+
+    /// The same body with a fault at byte `at`: another value there, or an end.
+    #[must_use]
+    pub(super) fn spoiled(self, at: u64, flip: Option<u8>) -> Self {
+        let mut from = 0;
+        let cut = || Error::new(Kind::Unavailable, Operation::Get.name(), "the connection was cut");
+        let spoil = move |step: Result<Bytes>| {
+            let bytes = step?;
+            let start = from;
+            from += bytes.len() as u64;
+            let Some(index) = at.checked_sub(start).and_then(|index| usize::try_from(index).ok()).filter(|index| *index < bytes.len())
+            else {
+                return if at < start && flip.is_none() { Err(cut()) } else { Ok(bytes) };
+            };
+            match flip {
+                None if index == 0 => Err(cut()),
+                None => Ok(bytes.slice(..index)),
+                Some(flip) => {
+                    let mut wrong = bytes.to_vec();
+                    wrong[index] ^= flip;
+                    Ok(wrong.into())
+                }
+            }
+        };
+        let at_end = flip.is_none().then(|| Err(cut()));
+        Self { stream: Box::pin(self.stream.map(spoil).chain(futures_util::stream::iter(at_end))), ..self }
+    }
+
+    /// How many bytes are still to come.
+    pub fn left(&self) -> u64 {
+        self.left
     }
 
     /// The next bytes; `None` at the end. After an error the body is of no use.
     pub async fn next(&mut self) -> Option<Result<Bytes>> {
-        match self.stream.next().await {
-            Some(Ok(bytes)) => match self.left.checked_sub(bytes.len() as u64) {
-                Some(left) => {
-                    self.left = left;
-                    Some(Ok(bytes))
-                }
-                None => Some(Err(Error::new(Kind::Corrupt, "GET Object", "the answer is longer than the range asked for"))),
-            },
-            Some(Err(error)) => Some(Err(error)),
-            None if self.left == 0 => None,
-            None => Some(Err(Error::new(Kind::Corrupt, "GET Object", format!("the answer ends {} bytes early", self.left)))),
+        let corrupt = |message: String| Some(Err(Error::new(Kind::Corrupt, Operation::Get.name(), message)));
+        let bytes = match self.stream.next().await {
+            Some(Ok(bytes)) => bytes,
+            Some(Err(error)) => return Some(Err(error)),
+            None if self.left == 0 => return None,
+            None => return corrupt(format!("the answer ends {} bytes early", self.left)),
+        };
+        let Some(left) = self.left.checked_sub(bytes.len() as u64) else {
+            return corrupt("the answer is longer than the range asked for".to_owned());
+        };
+        self.left = left;
+        if let Some(check) = &mut self.check {
+            check.so_far.update(&bytes);
+            if left == 0 && check.so_far.value() != check.expected {
+                return corrupt("the object's bytes do not have the object's checksum".to_owned());
+            }
         }
+        Some(Ok(bytes))
     }
 
     /// All bytes at once. For small ranges only.

@@ -41,6 +41,8 @@ pub struct Ctx {
     pub pid: u32,
     /// The user that asks.
     pub uid: u32,
+    /// The group of the program that asks, where it is known: what it creates belongs to it.
+    pub gid: Option<u32>,
     /// How urgent the call is.
     pub urgency: Urgency,
     patience: Duration,
@@ -59,7 +61,14 @@ impl Ctx {
     /// A context for the program `pid` of user `uid`, which waits `patience` without progress.
     pub fn new(clock: Arc<dyn Clock>, patience: Duration, pid: u32, uid: u32) -> Self {
         let start = clock.now();
-        Self { pid, uid, urgency: Urgency::Demand, patience, progress: Arc::new(Progress { clock, start, last: AtomicU64::new(0) }) }
+        Self {
+            pid,
+            uid,
+            gid: None,
+            urgency: Urgency::Demand,
+            patience,
+            progress: Arc::new(Progress { clock, start, last: AtomicU64::new(0) }),
+        }
     }
 
     /// A context of this process's own, for work that no program waits for.
@@ -74,7 +83,7 @@ impl Ctx {
 
     /// A context with the same caller and patience whose deadline is its own: for work that outlives this call.
     pub fn detached(&self, urgency: Urgency) -> Self {
-        Self { urgency, ..Self::new(Arc::clone(&self.progress.clock), self.patience, self.pid, self.uid) }
+        Self { urgency, gid: self.gid, ..Self::new(Arc::clone(&self.progress.clock), self.patience, self.pid, self.uid) }
     }
 
     /// The clock the deadline runs on.

@@ -368,9 +368,9 @@ impl State {
     fn store(&mut self, key: &Key, etag: ETag, meta: Meta, content: Content, crc64: Option<u64>, now: SystemTime) -> Object {
         self.serial += 1;
         let version_id = match self.capabilities.versioning {
-            Versioning::Never => None,
+            // While suspended the version is called `null`, which pins nothing.
+            Versioning::Never | Versioning::Suspended => None,
             Versioning::Enabled => Some(VersionId(format!("version-{:08}", self.serial).into())),
-            Versioning::Suspended => Some(VersionId("null".into())),
         };
         let version = ObjectVersion { key: key.clone(), etag, size: content.len(), version_id };
         let object = Object { version, content, meta, crc64, last_modified: now };
@@ -382,7 +382,7 @@ impl State {
 
     /// An object that lost its key lives on under its version id, if it has one of its own.
     fn keep(&mut self, object: Object) {
-        if let Some(id) = object.version.version_id.clone().filter(|id| &*id.0 != "null") {
+        if let Some(id) = object.version.version_id.clone() {
             self.older.insert((object.version.key.clone(), id), object);
         }
     }

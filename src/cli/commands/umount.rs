@@ -1,0 +1,69 @@
+//! `cosmount umount`: stops the process behind a mount and waits for its end.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, anyhow};
+
+use crate::cli::args::Umount;
+use crate::cli::commands::resolve;
+use crate::cli::{Failure, SYSTEM, USAGE, environment};
+use crate::mount::Mounted;
+use crate::mount::daemon::{Served, Status};
+use crate::support::{ByteSize, Clock, SystemClock};
+
+/// How often the process is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
+    let system = |error: anyhow::Error| Failure::new(SYSTEM, error);
+    let mount_point = resolve(&umount.mountpoint).context("the mount point").map_err(|error| Failure::new(USAGE, error))?;
+    let mounted = Mounted::find(&mount_point).context("/proc/self/mountinfo").map_err(system)?;
+    let directory = environment::runtime_directory();
+    let served = Served::find(&directory, &mount_point, mounted.as_ref().map(Mounted::device)).map_err(system)?;
+    match (served, mounted) {
+        (Some(served), mounted) => stop(served, mounted.as_ref(), &mount_point).map_err(system),
+        (None, Some(mounted)) => {
+            mounted.unmount().map_err(system)?;
+            eprintln!(
+                "{}: no living process of this user served it; what it had not sent is in its staging directory",
+                mount_point.display()
+            );
+            Ok(())
+        }
+        (None, None) => Err(Failure::new(USAGE, anyhow!("{} is not mounted by cosmount", mount_point.display()))),
+    }
+}
+
+/// Sends SIGTERM and follows the process to its end.
+fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    served.stop()?;
+    let mut told = None;
+    while served.is_alive() {
+        runtime.block_on(async { SystemClock.sleep(LOOK).await });
+        if let Some(Status::Draining { bytes }) = served.last_status()?
+            && told != Some(bytes)
+            && bytes > 0
+        {
+            told = Some(bytes);
+            eprintln!("{}: {} to send", mount_point.display(), rounded(bytes));
+        }
+    }
+    if let Some(mounted) = mounted {
+        mounted.unmount()?;
+    }
+    match served.last_status()? {
+        Some(Status::Ended { files: 0, .. }) => Ok(()),
+        Some(Status::Ended { files, bytes }) => Err(anyhow!(
+            "{}: unmounted, but changes of {files} files ({}) are not in COS; they are kept in staging, and the next mount of the same source finds them",
+            mount_point.display(),
+            rounded(bytes)
+        )),
+        _ => Err(anyhow!("{}: process {} ended without saying how; its log says more", mount_point.display(), served.pid())),
+    }
+}
+
+/// To whole MiB above one, for people.
+fn rounded(bytes: u64) -> ByteSize {
+    if bytes < 1 << 20 { ByteSize(bytes) } else { ByteSize::mib(bytes.div_ceil(1 << 20)) }
+}

@@ -1,0 +1,173 @@
+//! One request in work: what it asks, what strikes it, and its body.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::HeaderMap;
+use hyper::body::Incoming;
+use md5::{Digest as _, Md5};
+
+use super::clock::{self, Pacer};
+use super::content::{Content, crc_digest};
+use super::error::{Failure, Outcome};
+use super::fault::{Action, Plan};
+use super::link::Control;
+use super::log::Record;
+use super::meta::text;
+use super::target::Target;
+
+/// A request as handlers see it.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) target: Target,
+    pub(super) headers: HeaderMap,
+    pub(super) plan: Plan,
+    pub(super) record: Arc<Record>,
+    pub(super) control: Arc<Control>,
+    pub(super) pacer: Option<Arc<Pacer>>,
+    /// Seconds since 1970 by the server's true clock.
+    pub(super) now: u64,
+    /// None once it was read.
+    pub(super) body: Option<Incoming>,
+    pub(super) body_timeout: std::time::Duration,
+}
+
+/// A request's body, read and summed.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) content: Content,
+    pub(super) md5: [u8; 16],
+    pub(super) crc: u64,
+}
+
+/// Bytes of a body are gathered in blocks of this size.
+const BLOCK: usize = 1 << 20;
+/// Documents are at most this long: a complete of 10,000 parts is a megabyte.
+const MAX_DOCUMENT: u64 = 4 << 20;
+/// So much of an unwanted body is read away to keep the connection.
+const MAX_DRAIN: u64 = 256 << 20;
+
+impl Call {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        text(&self.headers, name)
+    }
+
+    pub(super) fn key(&self) -> &[u8] {
+        &self.target.key
+    }
+
+    pub(super) fn bucket(&self) -> Outcome<&str> {
+        self.target.bucket()
+    }
+
+    /// The body's length must be told, in advance or in chunks.
+    pub(super) fn require_length(&self) -> Outcome<()> {
+        if self.headers.contains_key("content-length") || self.headers.contains_key("transfer-encoding") {
+            return Ok(());
+        }
+        Err(Failure::new(411, "MissingContentLength", "You must provide the Content-Length header."))
+    }
+
+    /// Reads the body and checks it against `Content-MD5`.
+    pub(super) async fn receive(&mut self, limit: u64) -> Outcome<Received> {
+        let declared = self.header("content-length").and_then(|length| length.parse::<u64>().ok());
+        if declared.is_some_and(|length| length > limit) {
+            return Err(Failure::too_large(limit));
+        }
+        let wanted = self.wanted_md5()?;
+        let mut md5 = Md5::new();
+        let mut crc = crc_digest();
+        let mut len = 0_u64;
+        let mut blocks = Vec::new();
+        let mut block = BytesMut::new();
+        while let Some(mut data) = self.next_frame(len).await? {
+            len += data.len() as u64;
+            if len > limit {
+                return Err(Failure::too_large(limit).fatal());
+            }
+            md5.update(&data);
+            crc.update(&data);
+            while !data.is_empty() {
+                if block.capacity() == 0 {
+                    let left = declared.map_or(BLOCK as u64, |all| all.saturating_sub(len) + data.len() as u64);
+                    block.reserve(usize::try_from(left).unwrap_or(BLOCK).clamp(1, BLOCK));
+                }
+                let taken = data.split_to(data.len().min(block.capacity() - block.len()));
+                block.extend_from_slice(&taken);
+                if block.len() == block.capacity() {
+                    blocks.push(std::mem::take(&mut block).freeze());
+                }
+            }
+        }
+        blocks.push(block.freeze());
+        let md5: [u8; 16] = md5.finalize().into();
+        if wanted.is_some_and(|wanted| wanted != md5) {
+            return Err(Failure::new(400, "BadDigest", "The Content-MD5 you specified did not match what we received."));
+        }
+        Ok(Received { content: Content::new(blocks), md5, crc: crc.finalize() })
+    }
+
+    /// Reads a document.
+    pub(super) async fn document(&mut self) -> Outcome<Bytes> {
+        Ok(self.receive(MAX_DOCUMENT).await?.content.to_bytes())
+    }
+
+    /// Reads a document that must come with its MD5.
+    pub(super) async fn guarded_document(&mut self) -> Outcome<Bytes> {
+        if !self.headers.contains_key("content-md5") {
+            return Err(Failure::new(400, "InvalidRequest", "Missing required header for this request: Content-MD5"));
+        }
+        self.document().await
+    }
+
+    fn wanted_md5(&self) -> Outcome<Option<[u8; 16]>> {
+        let Some(value) = self.headers.get("content-md5") else { return Ok(None) };
+        let digest = BASE64.decode(value.as_bytes()).ok().and_then(|digest| digest.try_into().ok());
+        digest.map(Some).ok_or_else(|| Failure::new(400, "InvalidDigest", "The Content-MD5 you specified was invalid."))
+    }
+
+    /// Reads what nobody wants of the body, so that the client sees the answer and keeps the connection. One that waits for `100 Continue`
+    /// has not sent it.
+    pub(super) async fn drain(&mut self) {
+        if self.headers.contains_key("expect") {
+            return;
+        }
+        let mut read = 0;
+        while read < MAX_DRAIN
+            && let Ok(Some(data)) = self.next_frame(read).await
+        {
+            read += data.len() as u64;
+        }
+    }
+
+    async fn next_frame(&mut self, read: u64) -> Outcome<Option<Bytes>> {
+        let Some(body) = &mut self.body else { return Ok(None) };
+        let reset = self.plan.find(|action| if let Action::ResetInRequest { after } = action { Some(*after) } else { None });
+        if reset.is_some_and(|after| read >= after) {
+            self.control.abort();
+            return Err(Failure::new(400, "IncompleteBody", "reset by a fault").fatal());
+        }
+        loop {
+            let frame = match tokio::time::timeout(self.body_timeout, body.frame()).await {
+                Err(_) => return Err(Failure::new(400, "RequestTimeout", "Your connection was not used for too long.").fatal()),
+                Ok(None) => {
+                    self.body = None;
+                    return Ok(None);
+                }
+                Ok(Some(Err(error))) => {
+                    return Err(Failure::new(400, "IncompleteBody", format!("The body ended early: {error}")).fatal());
+                }
+                Ok(Some(Ok(frame))) => frame,
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            if let Some(pacer) = &self.pacer {
+                clock::sleep_until(pacer.book(data.len())).await;
+            }
+            self.record.received(data.len() as u64);
+            return Ok(Some(data));
+        }
+    }
+}

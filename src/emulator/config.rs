@@ -1,0 +1,165 @@
+//! What an emulator is started with.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::fault::Rule;
+
+/// Everything a [`Server`](super::Server) is started with; the default is an empty service in memory on a free port of the loopback.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Keep everything in this directory, so that it survives restarts; None keeps it in memory only.
+    pub data: Option<PathBuf>,
+    /// Whose signatures are accepted. All accounts own everything.
+    pub accounts: Vec<Account>,
+    /// Buckets to create at start where they are missing: name and region.
+    pub buckets: Vec<(String, String)>,
+    /// The region of buckets created over the wire.
+    pub region: String,
+    /// Host names, with or without port, that mean path style and the service.
+    pub service_hosts: Vec<String>,
+    /// What COS limits; smaller for tests.
+    pub limits: Limits,
+    /// Let requests without a signature do everything, for tools that cannot sign.
+    pub anonymous: bool,
+    /// Refuse signatures that leave out `host` or a parameter.
+    pub strict_signatures: bool,
+    /// How long every answer takes at least.
+    pub latency: Duration,
+    /// Bytes a second, each way, that all connections share.
+    pub bandwidth: Option<u64>,
+    /// Speak TLS.
+    pub tls: Option<Tls>,
+    /// Answer under `/_emulator/`.
+    pub admin: bool,
+    /// Faults from the start.
+    pub faults: Vec<Rule>,
+    /// How many requests the log remembers.
+    pub log_entries: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            data: None,
+            accounts: vec![Account::example()],
+            buckets: Vec::new(),
+            region: "ap-guangzhou".to_owned(),
+            service_hosts: Vec::new(),
+            limits: Limits::default(),
+            anonymous: false,
+            strict_signatures: false,
+            latency: Duration::ZERO,
+            bandwidth: None,
+            tls: None,
+            admin: false,
+            faults: Vec::new(),
+            log_entries: 100_000,
+        }
+    }
+}
+
+impl Config {
+    /// The default with one bucket.
+    pub fn with_bucket(name: &str) -> Self {
+        let config = Self::default();
+        Self { buckets: vec![(name.to_owned(), config.region.clone())], ..config }
+    }
+}
+
+/// A key pair that may sign requests.
+#[derive(Clone)]
+pub struct Account {
+    /// The public half.
+    pub secret_id: String,
+    /// The secret half.
+    pub secret_key: String,
+    /// Temporary keys come with a token that every request must carry.
+    pub token: Option<Token>,
+}
+
+impl Account {
+    /// `AKIDEXAMPLE` and `exampleSecretKey`, the pair of the published examples.
+    pub fn example() -> Self {
+        Self { secret_id: "AKIDEXAMPLE".to_owned(), secret_key: "exampleSecretKey".to_owned(), token: None }
+    }
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Account").field("secret_id", &self.secret_id).field("temporary", &self.token.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// The session token of temporary keys.
+#[derive(Clone)]
+pub struct Token {
+    /// What `x-cos-security-token` must say.
+    pub value: String,
+    /// Seconds since 1970 from when it is refused; None never.
+    pub expires: Option<u64>,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+/// A certificate chain and its key, both PEM.
+#[derive(Clone)]
+pub struct Tls {
+    /// The chain, leaf first.
+    pub certificates: Vec<u8>,
+    /// The private key.
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
+
+/// What COS limits (COS API, specifications and limits, document 436/14518, read 2026-11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The smallest part that is not the last.
+    pub min_part: u64,
+    /// The largest PUT, part, copy and part copy, and the largest appendable object.
+    pub max_put: u64,
+    /// Parts are numbered from 1 to this.
+    pub max_parts: u32,
+    /// Buckets of the account.
+    pub max_buckets: usize,
+    /// Bytes in a key.
+    pub max_key: usize,
+    /// Bytes in all `x-cos-meta-` headers of an object: suffixes and values.
+    pub max_metadata: usize,
+    /// Entries in a page of a listing.
+    pub max_page: usize,
+    /// Keys in one multi-delete.
+    pub max_delete: usize,
+    /// How long to wait for the next bytes of a request's body.
+    pub body_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            min_part: 1 << 20,
+            max_put: 5 << 30,
+            max_parts: 10_000,
+            max_buckets: 200,
+            max_key: 850,
+            max_metadata: 2048,
+            max_page: 1000,
+            max_delete: 1000,
+            body_timeout: Duration::from_secs(60),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What a mount has in the bucket that must not outlive it: open uploads, objects set aside for open files.
+//!
+//! COS does not say whose an upload is, so the only proof that one is ours is a record made before its first part. [`Ledger::note`] makes
+//! it durable; [`Entry::settled`] takes it back when the upload was completed or aborted, or the object deleted. What is noted and not settled
+//! at a crash is handed to the next mount by [`Ledger::open`]. A settled entry that a crash brings back is harmless: aborting an upload that
+//! is gone and deleting a helper object that is gone are no errors.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::local::{Disk, Journal, JournalError};
+
+const FILE: &str = "ledger";
+/// A ledger longer than this, and than its live entries explain, is written anew when an entry is settled.
+const COMPACT_AT: u64 = 256 << 10;
+/// More than an entry takes, but for extreme keys.
+const ENTRY_SIZE: u64 = 512;
+
+/// Something in the bucket that is this mount's to clean up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leftover {
+    /// An open multipart upload.
+    Upload {
+        /// The key it would become.
+        key: String,
+        /// The store's name for it.
+        id: String,
+    },
+    /// A helper object of ours, such as the bytes of a file that was removed while open.
+    Helper {
+        /// Its key.
+        key: String,
+    },
+}
+
+/// The list of what must be cleaned up, kept on this host's disk.
+#[derive(Debug)]
+pub struct Ledger {
+    journal: Journal,
+    next: AtomicU64,
+    live: Mutex<BTreeMap<u64, Leftover>>,
+}
+
+/// One noted thing. Dropping it unsettled leaves it for the next mount.
+#[derive(Debug)]
+#[must_use = "an entry that is not settled is cleaned up by the next mount"]
+pub struct Entry {
+    ledger: Arc<Ledger>,
+    number: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Record {
+    Noted(u64, Leftover),
+    Settled(u64),
+}
+
+impl Ledger {
+    /// Opens the ledger of the mount that `identity` names. Returns what an earlier mount left, as entries to settle once that is cleaned up.
+    ///
+    /// # Errors
+    /// Those of the journal; an unreadable record in it is logged and passed over.
+    pub async fn open(disk: Arc<dyn Disk>, identity: &str) -> Result<(Arc<Self>, Vec<(Entry, Leftover)>), JournalError> {
+        let (journal, replay) = Journal::open(disk, FILE, identity).await?;
+        if !replay.damaged.is_empty() {
+            tracing::warn!(
+                places = replay.damaged.len(),
+                "the ledger of open uploads is damaged; `cosmount uploads` lists what it no longer names"
+            );
+        }
+        let mut live = BTreeMap::new();
+        let mut next = 0;
+        for record in &replay.records {
+            match serde_json::from_slice(record) {
+                Ok(Record::Noted(number, leftover)) => {
+                    next = next.max(number + 1);
+                    live.insert(number, leftover);
+                }
+                Ok(Record::Settled(number)) => drop(live.remove(&number)),
+                Err(error) => tracing::warn!(%error, "a record of the ledger cannot be read"),
+            }
+        }
+        let ledger = Arc::new(Self { journal, next: AtomicU64::new(next), live: Mutex::new(live.clone()) });
+        let left = live.into_iter().map(|(number, leftover)| (Entry { ledger: Arc::clone(&ledger), number }, leftover)).collect();
+        Ok((ledger, left))
+    }
+
+    /// Notes `leftover`; durable when this returns.
+    ///
+    /// # Errors
+    /// Those of the journal. The thing must then not be made, or be removed at once.
+    pub async fn note(self: &Arc<Self>, leftover: Leftover) -> Result<Entry, JournalError> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let record = encode(&Record::Noted(number, leftover.clone()));
+        let durable = {
+            let mut live = self.live.lock();
+            live.insert(number, leftover);
+            self.journal.append(record)
+        };
+        // The entry exists from here on, so that a caller dropped while waiting leaves it noted, not forgotten.
+        let entry = Entry { ledger: Arc::clone(self), number };
+        durable.await?;
+        Ok(entry)
+    }
+
+    /// How many entries are not settled.
+    pub fn len(&self) -> usize {
+        self.live.lock().len()
+    }
+
+    /// Whether nothing is left to clean up.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Entry {
+    /// The thing is gone, or is an object that stays.
+    pub fn settled(self) {
+        let Ledger { journal, live, .. } = &*self.ledger;
+        let mut live = live.lock();
+        live.remove(&self.number);
+        // Nobody waits for these: a record lost at a crash is cleaned up once more.
+        if journal.size() > COMPACT_AT + ENTRY_SIZE * live.len() as u64 {
+            drop(journal.compact(live.iter().map(|(number, leftover)| encode(&Record::Noted(*number, leftover.clone()))).collect()));
+        } else {
+            drop(journal.append(encode(&Record::Settled(self.number))));
+        }
+    }
+}
+
+fn encode(record: &Record) -> Vec<u8> {
+    serde_json::to_vec(record).expect("numbers and strings always become JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::SimDisk;
+
+    fn upload(id: &str) -> Leftover {
+        Leftover::Upload { key: "k".to_owned(), id: id.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_settled_is_handed_to_the_next_mount() {
+        let disk = Arc::new(SimDisk::new());
+        let (ledger, left) = Ledger::open(Arc::<SimDisk>::clone(&disk), "b").await.unwrap();
+        assert!(left.is_empty());
+        let first = ledger.note(upload("1")).await.unwrap();
+        let second = ledger.note(upload("2")).await.unwrap();
+        first.settled();
+        // A later durable record carries the settled one with it.
+        let third = ledger.note(Leftover::Helper { key: "h".to_owned() }).await.unwrap();
+        assert_eq!(ledger.len(), 2);
+        drop((second, third, ledger));
+        disk.crash();
+
+        let (ledger, left) = Ledger::open(Arc::<SimDisk>::clone(&disk), "b").await.unwrap();
+        let (entries, leftovers): (Vec<_>, Vec<_>) = left.into_iter().unzip();
+        assert_eq!(leftovers, [upload("2"), Leftover::Helper { key: "h".to_owned() }]);
+        entries.into_iter().for_each(Entry::settled);
+        assert!(ledger.is_empty());
+        assert!(Ledger::open(disk, "another bucket").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn it_does_not_grow_for_ever() {
+        let disk = Arc::new(SimDisk::new());
+        let (ledger, _) = Ledger::open(Arc::<SimDisk>::clone(&disk), "b").await.unwrap();
+        let kept = ledger.note(upload("kept")).await.unwrap();
+        for n in 0..5000 {
+            ledger.note(upload(&format!("{n:0>100}"))).await.unwrap().settled();
+        }
+        assert!(ledger.journal.size() < 2 * COMPACT_AT, "{}", ledger.journal.size());
+        drop((kept, ledger));
+        let (_, left) = Ledger::open(disk, "b").await.unwrap();
+        assert!(left.len() <= 2, "the kept one, and the last settled one if its record was lost");
+    }
+}

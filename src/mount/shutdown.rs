@@ -1,0 +1,270 @@
+//! The life of a mount: start, serve, drain, stop. It always ends.
+//!
+//! A mount is stopped by a signal (`cosmount umount`, Ctrl-C) or by the kernel (`umount`, an aborted connection). Either way (M2)
+//! 1. pages of mapped files that only the kernel has are written to us, as far as there is still a mount;
+//! 2. [`Vfs::drain`] refuses changes and commits what is dirty, until nothing moves for `--drain-timeout`; a second signal ends it;
+//! 3. what is left is said: in the log, to `cosmount umount`, by the exit code;
+//! 4. the mount is taken away, by device number, so never somebody else's;
+//! 5. the process ends, which closes the connection to the kernel: whoever still waits in it gets ENOTCONN.
+//!
+//! No step waits without an end: what the kernel or the network does not answer is left behind at its limit.
+
+use std::{io, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::data::Data;
+use crate::fuse::{self, Serving};
+use crate::mount::build::{self, Rooms};
+use crate::mount::daemon::{Registration, Status};
+use crate::mount::session::{Audience, Mounted, Request, check_mount_point};
+use crate::mount::settings::Settings;
+use crate::support::{Clock, Ctx, Urgency};
+use crate::vfs::{Left, Vfs};
+
+/// How long the kernel may take to write its pages to us, and how long background tasks to end.
+const STEP: Duration = Duration::from_secs(10);
+/// How long programs that still have files open keep the session after the drain.
+const LAST_REQUESTS: Duration = Duration::from_millis(500);
+/// How often the progress of a drain is told.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// A mount that works.
+#[derive(Debug)]
+pub struct Running {
+    rooms: Rooms,
+    settings: Settings,
+    mounted: Mounted,
+    serving: Serving,
+    signals: Signals,
+    registration: Option<Registration>,
+}
+
+/// The signals that stop a mount, caught from before it works.
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+/// Mounts: when it returns, the kernel has shaken hands and the bucket has answered a signed request (M1).
+///
+/// # Errors
+/// A paragraph for the user. Nothing is left mounted.
+pub fn start(settings: Settings) -> anyhow::Result<Running> {
+    settings.check()?;
+    check_mount_point(&settings.mount_point)?;
+    let rooms = build::build(&settings)?;
+    let signals = {
+        let _context = rooms.runtime.enter();
+        Signals::catch()?
+    };
+    let request = Request {
+        source: format!("cosmount#{}", settings.source.bucket),
+        mount_point: settings.mount_point.clone(),
+        read_only: settings.vfs.read_only,
+        audience: settings.audience,
+    };
+    let (device, mounted) = request.mount()?;
+    let served = fuse::serve(
+        Arc::clone(&rooms.vfs),
+        device,
+        if settings.audience == Audience::OwnerAndRoot { fuse::Access::OwnerAndRoot } else { fuse::Access::AsMounted },
+        rooms.runtime.handle(),
+        Arc::clone(&rooms.clock),
+        settings.io_timeout,
+        &rooms.notify,
+    );
+    let serving = match served.context("the kernel refused to talk FUSE") {
+        Ok(serving) => serving,
+        Err(error) => {
+            mounted.unmount()?;
+            return Err(error);
+        }
+    };
+    mounted.raise_readahead();
+    let registration = match Registration::new(&settings.runtime_directory, &mounted) {
+        Ok(registration) => Some(registration),
+        Err(error) => {
+            tracing::warn!("`cosmount umount` will not find this process, stop it by SIGTERM: {error:#}");
+            None
+        }
+    };
+    tracing::info!("{} is mounted on {}", settings.source, settings.mount_point.display());
+    Ok(Running { rooms, settings, mounted, serving, signals, registration })
+}
+
+impl Running {
+    /// The mount.
+    pub fn mounted(&self) -> &Mounted {
+        &self.mounted
+    }
+
+    /// Serves until the mount is stopped, then drains, unmounts and ends everything. Returns what could not be sent.
+    ///
+    /// # Errors
+    /// The mount could not be taken away.
+    pub fn serve(self) -> anyhow::Result<Left> {
+        self.until(None)
+    }
+
+    /// As [`Running::serve`], but stopped at once.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stop(self) -> anyhow::Result<Left> {
+        self.until(Some("asked to"))
+    }
+
+    fn until(self, asked: Option<&'static str>) -> anyhow::Result<Left> {
+        let Self { rooms, settings, mounted, mut serving, mut signals, registration } = self;
+        let Rooms { runtime, clock, tasks, staging, data, notify, vfs } = rooms;
+        let stop = Stop {
+            clock: &clock,
+            data: &data,
+            vfs: &vfs,
+            mounted: &mounted,
+            registration: registration.as_ref(),
+            patience: settings.drain_timeout,
+        };
+        let (left, unmounted) = runtime.block_on(async {
+            let asked = async {
+                match asked {
+                    Some(why) => why,
+                    None => signals.next().await,
+                }
+            };
+            let by_kernel = tokio::select! {
+                name = asked => {
+                    tracing::info!("stopping: {name}");
+                    false
+                }
+                ended = serving.ended() => {
+                    log_end(&ended);
+                    true
+                }
+            };
+            if !by_kernel {
+                stop.write_back_pages().await;
+            }
+            let (left, patience) = stop.drain(&mut signals).await;
+            stop.report(left);
+            let unmounted = mounted.unmount();
+            notify.close();
+            if !by_kernel {
+                within(&clock, LAST_REQUESTS, serving.ended()).await;
+            }
+            tasks.join(&clock, patience).await;
+            (left, unmounted)
+        });
+        drop((vfs, data));
+        // What a stuck blocking call holds ends with the process.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        if let Some(disk) = staging.filter(|_| left.files == 0)
+            && let Err(error) = disk.retire()
+        {
+            tracing::debug!(%error, "the staging directory stays");
+        }
+        unmounted.map(|()| left)
+    }
+}
+
+/// What stopping needs.
+struct Stop<'a> {
+    clock: &'a Arc<dyn Clock>,
+    data: &'a Data,
+    vfs: &'a Arc<Vfs>,
+    mounted: &'a Mounted,
+    registration: Option<&'a Registration>,
+    patience: Duration,
+}
+
+impl Stop<'_> {
+    /// Step 1.
+    async fn write_back_pages(&self) {
+        let mounted = self.mounted.clone();
+        let written = tokio::task::spawn_blocking(move || mounted.write_back_pages());
+        match within(self.clock, STEP, written).await {
+            Some(Ok(Ok(()))) => {}
+            other => tracing::warn!(?other, "pages of mapped files may not have reached this process"),
+        }
+    }
+
+    /// Step 2. Also says how long what still runs in the background may take: no time at all after a second signal, or
+    /// when it would only try again what has just failed.
+    async fn drain(&self, signals: &mut Signals) -> (Left, Duration) {
+        let cx = Ctx::new(Arc::clone(self.clock), self.patience, 0, 0).with_urgency(Urgency::WriteOut);
+        let draining = self.vfs.drain(&cx);
+        tokio::pin!(draining);
+        loop {
+            let bytes = self.data.dirty_bytes();
+            self.say(&Status::Draining { bytes });
+            tokio::select! {
+                biased;
+                left = &mut draining => return (left, if left.files == 0 { STEP } else { Duration::ZERO }),
+                name = signals.next() => {
+                    let bytes = self.data.dirty_bytes();
+                    tracing::warn!("not waiting any longer: {name}");
+                    // How many files they belong to is the business of the drain that has just been given up.
+                    return (Left { files: usize::from(bytes > 0), bytes }, Duration::ZERO);
+                }
+                () = self.clock.sleep(PROGRESS) => {}
+            }
+        }
+    }
+
+    /// Step 3.
+    fn report(&self, left: Left) {
+        self.say(&Status::Ended { files: left.files, bytes: left.bytes });
+        if left.files > 0 {
+            tracing::error!("{} files with {} bytes of changes are not in COS", left.files, left.bytes);
+        }
+    }
+
+    fn say(&self, status: &Status) {
+        if let Some(Err(error)) = self.registration.map(|registration| registration.say(status)) {
+            tracing::debug!(%error, "cannot tell how the end goes");
+        }
+    }
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one that comes.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hang_up.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// The result of `work`, unless it takes longer than `limit`.
+async fn within<T>(clock: &Arc<dyn Clock>, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = clock.sleep(limit) => None,
+    }
+}
+
+/// An aborted connection is an ordinary end: FUSE_ABORT_ERROR makes it tell itself apart from an unmount.
+fn log_end(ended: &io::Result<()>) {
+    match ended {
+        Ok(()) => tracing::info!("stopping: unmounted"),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ECONNABORTED) => {
+            tracing::warn!("stopping: the connection to the kernel was aborted")
+        }
+        Err(error) => tracing::error!(%error, "stopping: the session failed"),
+    }
+}

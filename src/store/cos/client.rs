@@ -1,0 +1,128 @@
+//! Sends one signed request and judges its answer: a success from COS, or an error that says what it was.
+//!
+//! Two refusals are put right here and then reported as *renewed*, so that the same request is made once more by whoever repeats requests: a
+//! clock that is off is corrected by the server's `Date`, a token that has ended is replaced by the provider. A HEAD is refused without a word,
+//! and COS is not consistent about the words for a token, so the answer's `Date`, or a 403 to a token, is what tells.
+
+use std::sync::Arc;
+
+use crate::store::{
+    Error, Key, Kind, Operation, Payload, Result,
+    cos::{
+        LONGEST_ANSWER,
+        answers::{Bad, Read},
+        credentials::Provider,
+        endpoint::{Endpoint, Endpoints},
+        error::{Document, LONGEST_DOCUMENT, Refusal, is_about_time, is_about_token},
+        request::Request,
+        sign::{Signer, Window},
+    },
+    http::{Answer, Http, Watch},
+};
+use crate::support::{Clock, Ctx};
+
+/// The header that COS puts into every answer.
+const REQUEST_ID: &str = "x-cos-request-id";
+
+/// What all buckets of an account share.
+pub(super) struct Client {
+    pub(super) endpoints: Endpoints,
+    pub(super) clock: Arc<dyn Clock>,
+    http: Http,
+    provider: Arc<dyn Provider>,
+    signer: Signer,
+}
+
+impl Client {
+    pub(super) fn new(endpoints: Endpoints, http: Http, provider: Arc<dyn Provider>, clock: Arc<dyn Clock>) -> Self {
+        Self { endpoints, http, provider, signer: Signer::new(Arc::clone(&clock)), clock }
+    }
+
+    /// Sends `request` about `target` and returns the answer if it is a success.
+    pub(super) async fn send(
+        &self,
+        cx: &Ctx,
+        endpoint: &Endpoint,
+        target: &str,
+        request: Request<'_>,
+        payload: Option<Payload>,
+    ) -> Result<Answer> {
+        let operation = request.operation;
+        let watch = Watch::new(cx, operation, &target_of(target, request.key));
+        let credentials = watch.wait(self.provider.credentials()).await?;
+        let credentials = credentials.map_err(|why| watch.error(Kind::Denied, why.to_string()))?;
+        let window = self.signer.window(&credentials);
+        let request = request.signed(endpoint, &window)?;
+        let payload = payload.filter(|payload| !payload.is_empty());
+        let answer = self.http.send(&watch, request, payload).await?;
+        let status = answer.status();
+        if !(200..300).contains(&status) {
+            return Err(self.refused(operation, &window, answer).await);
+        }
+        if answer.header(REQUEST_ID).is_none() {
+            let error = watch.error(Kind::Unavailable, "the answer is not from COS: it has no request id").answered(status, None, None);
+            return Err(watch.maybe_done(error));
+        }
+        watch.progressed();
+        Ok(answer)
+    }
+
+    /// Reads an answer's document. An error document under a success is the error it tells.
+    pub(super) async fn document<T>(&self, answer: Answer, read: impl FnOnce(&[u8]) -> Read<T>) -> Result<T> {
+        let (status, watch) = (answer.status(), answer.watch().clone());
+        let request_id = answer.header(REQUEST_ID).map(str::to_owned);
+        let document = answer.document(LONGEST_ANSWER).await?;
+        read(&document).map_err(|bad| match bad {
+            Bad::Error(document) => {
+                watch.located(Refusal { operation: watch.operation(), status, request_id: request_id.as_deref() }.error(document))
+            }
+            Bad::Corrupt(why) => watch.maybe_done(watch.error(Kind::Corrupt, why).answered(status, None, request_id)),
+        })
+    }
+
+    async fn refused(&self, operation: Operation, window: &Window, answer: Answer) -> Error {
+        let status = answer.status();
+        let request_id = answer.header(REQUEST_ID).map(str::to_owned);
+        let date = answer.date();
+        let watch = answer.watch().clone();
+        // A body that cannot be read explains nothing; the status is an answer all the same.
+        let body = answer.document(LONGEST_DOCUMENT).await.unwrap_or_default();
+        let document = Document::parse(&body);
+        let wordless = matches!(operation, Operation::Head | Operation::HeadBucket);
+        let temporary = window.credentials().token().is_some();
+        let untimely = is_about_time(status, &document) || (wordless && status == 403);
+        let ended = is_about_token(&document) || (temporary && (status == 403 || (wordless && status == 400)));
+        tracing::debug!(operation = operation.name(), status, code = ?document.code, request_id = ?request_id, "refused");
+        let error = watch.located(Refusal { operation, status, request_id: request_id.as_deref() }.error(document));
+        if request_id.is_none() {
+            return error;
+        }
+        if untimely && date.is_some_and(|date| self.signer.correct(date, window)) {
+            return error.renewed();
+        }
+        if ended {
+            match watch.wait(self.provider.refresh(window.credentials())).await {
+                Ok(Ok(true)) => return error.renewed(),
+                Ok(Ok(false)) => {}
+                Ok(Err(why)) => tracing::warn!(%why, "expired credentials could not be replaced"),
+                Err(late) => tracing::warn!(%late, "expired credentials could not be replaced"),
+            }
+        }
+        error
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+/// What an error calls a bucket's object.
+fn target_of(bucket: &str, key: Option<&Key>) -> String {
+    match key {
+        Some(key) => format!("cos://{bucket}/{key}"),
+        None if bucket.is_empty() => "the account".to_owned(),
+        None => format!("cos://{bucket}"),
+    }
+}

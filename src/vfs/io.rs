@@ -1,0 +1,230 @@
+//! read, write, flush, fsync, release: from a handle straight to its `File` and back.
+//!
+//! A read touches the handle's shard and nothing else of this room. A write tells the tree that there is something to commit. close(2) commits what
+//! is dirty, but only for the process that wrote last through the handle: a forked child that closes its inherited copy publishes nothing.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::data::{self, At, File};
+
+use crate::support::{Ctx, Urgency};
+
+use crate::vfs::{
+    Error, Fh, Ino, Names, Owner, Result, Vfs,
+    handles::{LastWriter, OpenFile},
+    tree::{Local, Node},
+};
+
+/// How long background work waits without progress.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Between tries of a commit that nobody waits for.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+impl Vfs {
+    /// The bytes at `offset`, fewer at the end of the file, as slices in order.
+    pub async fn read(self: &Arc<Self>, cx: &Ctx, fh: Fh, offset: u64, size: u32) -> Result<Vec<Bytes>> {
+        let handle = self.handles.file(fh)?;
+        if !handle.read {
+            return Err(Error::BadHandle);
+        }
+        let range = offset..offset.saturating_add(u64::from(size));
+        self.committing(cx, handle.ino, || handle.file.read(cx, &handle.reader, range.clone())).await
+    }
+
+    /// Writes; returns how many bytes. `owner` is `None` for pages of a mapping or of the page cache (`from_page_cache`), which land at their own
+    /// offset whatever the flags.
+    pub async fn write(
+        self: &Arc<Self>,
+        cx: &Ctx,
+        fh: Fh,
+        offset: u64,
+        bytes: Bytes,
+        from_page_cache: bool,
+        owner: Option<Owner>,
+    ) -> Result<u32> {
+        let handle = self.handles.file(fh)?;
+        if !handle.write {
+            return Err(Error::BadHandle);
+        }
+        self.may_change()?;
+        let len = u32::try_from(bytes.len()).map_err(|_| Error::Invalid("more bytes than a write can have"))?;
+        let at = if handle.append && !from_page_cache { At::End } else { At::Offset(offset) };
+        self.committing(cx, handle.ino, || handle.file.write(cx, at, bytes.clone())).await?;
+        *handle.last_writer.lock() = match owner {
+            Some(owner) if !from_page_cache => LastWriter::Process(owner),
+            _ => LastWriter::Unknown,
+        };
+        self.note_changed(handle.ino);
+        Ok(len)
+    }
+
+    /// close(2) of one duplicate of the handle.
+    pub async fn flush(self: &Arc<Self>, cx: &Ctx, fh: Fh, owner: Owner) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        let last = *handle.last_writer.lock();
+        // Another process wrote through this handle last: its own close is still to come.
+        let others = matches!(last, LastWriter::Process(writer) if writer != owner);
+        if !handle.write || others {
+            return Ok(());
+        }
+        self.commit(cx, handle.ino).await
+    }
+
+    /// Returns when the file's bytes and attributes are in COS.
+    pub async fn fsync(self: &Arc<Self>, cx: &Ctx, fh: Fh) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        self.commit(cx, handle.ino).await
+    }
+
+    /// The last duplicate of the handle is gone. Never fails; what is still dirty is committed behind it.
+    pub fn release(self: &Arc<Self>, fh: Fh) {
+        let Some(handle) = self.handles.remove_file(fh) else { return };
+        let ino = handle.ino;
+        let (ended, behind) = {
+            let mut names = self.names.lock();
+            if let Some(open) = names.open.get_mut(&ino) {
+                open.writers -= u32::from(handle.write && open.writers > 0);
+            }
+            if names.tree.close(ino) > 0 { (None, false) } else { self.end_or_commit(&mut names, ino) }
+        };
+        self.end(ended);
+        if behind {
+            let vfs = Arc::clone(self);
+            self.tasks.spawn(async move { vfs.commit_behind(ino).await });
+        }
+    }
+
+    /// After the last handle: the open file ends, unless bytes of it are not committed.
+    fn end_or_commit(&self, names: &mut Names, ino: Ino) -> (Option<OpenFile>, bool) {
+        let named = names.tree.node(ino).is_some_and(Node::is_named);
+        let clean = names.tree.node(ino).is_none_or(|node| node.local == Local::Clean);
+        let Some(open) = names.open.get_mut(&ino) else { return (None, false) };
+        if !named || clean && open.changed.is_none() {
+            if named && let Some(size) = names.tree.node(ino).and_then(|node| node.facts.origin.as_ref().map(|origin| origin.size)) {
+                // From here on the tree answers for the size.
+                if let Some(node) = names.tree.node_mut(ino) {
+                    node.size = size;
+                }
+            }
+            return (names.open.remove(&ino), false);
+        }
+        (None, !std::mem::replace(&mut open.behind, true))
+    }
+
+    /// Lets go of what only an open file needed.
+    fn end(self: &Arc<Self>, ended: Option<OpenFile>) {
+        let Some(helper) = ended.and_then(|open| open.helper) else { return };
+        let vfs = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let cx = Ctx::background(Arc::clone(&vfs.clock), PATIENCE);
+            if let Err(error) = vfs.bucket.delete(&cx, &helper.key, Some(&helper)).await {
+                tracing::warn!(%error, "a helper object stays behind; it may be deleted by hand");
+            }
+        });
+    }
+
+    /// Commits what the last handle left, again and again until it is done, a new handle takes over, or it can never be.
+    async fn commit_behind(self: &Arc<Self>, ino: Ino) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let cx = Ctx::background(Arc::clone(&self.clock), PATIENCE).with_urgency(Urgency::WriteOut);
+            let failure = self.commit(&cx, ino).await.err();
+            let settled = match &failure {
+                None => true,
+                // Somebody else's object is there: what was written is kept until a program decides.
+                Some(Error::Stale | Error::Exists) => true,
+                Some(_) => false,
+            };
+            if let Some(error) = &failure {
+                tracing::error!(ino = ino.0, %error, "changes of a closed file are not in COS yet");
+            }
+            let (ended, go_on) = {
+                let mut names = self.names.lock();
+                let opens = names.tree.node(ino).map_or(0, |node| node.opens);
+                let go_on = !settled && opens == 0;
+                if let Some(open) = names.open.get_mut(&ino).filter(|_| !go_on) {
+                    open.behind = false;
+                }
+                let ended = if failure.is_none() && opens == 0 { self.end_or_commit(&mut names, ino) } else { (None, false) };
+                names.tree.settle(ino);
+                (ended.0, go_on || ended.1)
+            };
+            self.end(ended);
+            if !go_on {
+                return;
+            }
+            if failure.is_some() {
+                self.clock.sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+
+    /// Cuts or extends an open file.
+    pub(super) async fn truncate(self: &Arc<Self>, cx: &Ctx, ino: Ino, file: &Arc<File>, size: u64) -> Result<()> {
+        self.committing(cx, ino, || file.truncate(cx, size)).await?;
+        self.note_changed(ino);
+        // Also where the size stays and no byte changes: the new mtime is to be sent.
+        let mut guard = self.names.lock();
+        let names = &mut *guard;
+        let epoch = names.tree.epoch();
+        if let Some(open) = names.open.get_mut(&ino) {
+            open.changed = Some(epoch);
+        }
+        Ok(())
+    }
+
+    /// Runs a call of the data room; where it needs the file committed first, for bytes that have left or for room, commits and runs it again.
+    async fn committing<T, F>(self: &Arc<Self>, cx: &Ctx, ino: Ino, call: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = data::Result<T>>,
+    {
+        match call().await {
+            Ok(value) => Ok(value),
+            Err(data::Error::Streaming) => {
+                self.commit(cx, ino).await?;
+                Ok(call().await?)
+            }
+            Err(data::Error::NoRoom) => {
+                self.commit(cx, ino).await.map_err(|error| {
+                    tracing::warn!(ino = ino.0, %error, "no room for more changes, and these could not be committed");
+                    Error::NoSpace
+                })?;
+                Ok(call().await?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The file's bytes were changed: there is something to commit, and a new mtime.
+    fn note_changed(&self, ino: Ino) {
+        let now = self.clock.wall();
+        let mut names = self.names.lock();
+        let epoch = names.tree.advance();
+        let Some(node) = names.tree.node_mut(ino) else { return };
+        node.dirtied = epoch;
+        if node.local == Local::Clean {
+            node.local = Local::Dirty;
+        }
+        node.facts.attributes.mtime = Some(now);
+        node.times_set = false;
+        node.ctime = now;
+    }
+
+    /// The directory entries below `ino` that exist only here are committed, too.
+    pub async fn fsyncdir(self: &Arc<Self>, cx: &Ctx, fh: Fh) -> Result<()> {
+        let directory = self.handles.directory(fh)?.ino;
+        let new: Vec<Ino> = {
+            let names = self.names.lock();
+            let children = names.tree.directory(directory).map(|directory| directory.children.values().copied()).into_iter().flatten();
+            children.filter(|ino| names.tree.node(*ino).is_some_and(|node| node.local == Local::New)).collect()
+        };
+        for ino in new {
+            self.commit(cx, ino).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,278 @@
+//! lookup: what a name means, by what is known and else by what COS says.
+//!
+//! A name is a file if there is an object of that key, else a directory if there is a key below `name/`; a file wins over a directory of the same
+//! name. HEAD and LIST are asked at once. Absent means 404 *and* an empty list (V7), and lets no bytes go.
+//!
+//! The answer may be older than a change that this mount made while it was under way: it is then asked for again. What is not committed, or being
+//! changed right now, is answered from the tree and never asked for. An object that somebody else replaced while it is open here becomes a new inode: the
+//! old one keeps its handles and its bytes and has no name any longer.
+
+use std::{ffi::OsStr, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::store::{Head, Key, Kind, ListRequest, Page};
+
+use crate::support::Ctx;
+
+use crate::vfs::{
+    Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs,
+    keymap::Name,
+    meta::{Attributes, may_be_directory},
+    tree::{By, Facts, Listed, Local, Nameless},
+};
+
+/// How often an answer is asked for again because this mount changed the name meanwhile.
+const TRIES: usize = 8;
+/// The absence that makes a directory be listed.
+const MISSES: u32 = 3;
+
+/// What [`Vfs::find`] found.
+#[derive(Debug)]
+pub(super) enum Found<T> {
+    /// The name is there, and this was taken under the lock.
+    Present(T),
+    /// It is not, and may be taken for absent for so long.
+    Absent(Duration),
+}
+
+impl Vfs {
+    /// Finds a name.
+    pub async fn lookup(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr) -> Result<Lookup> {
+        let name = match Name::parse(name) {
+            Ok(name) => name,
+            Err(Error::NameTooLong) => return Err(Error::NameTooLong),
+            // What COS cannot store is not there; creating it says why.
+            Err(_) => return Ok(Lookup::Absent(self.config.negative_ttl)),
+        };
+        let found = self.find(cx, parent, &name, |names, ino| {
+            names.tree.raise(ino);
+            self.draft(names, ino)
+        });
+        match found.await? {
+            Found::Present(draft) => {
+                self.relieve();
+                Ok(Lookup::Found(draft?.entry()))
+            }
+            Found::Absent(ttl) => {
+                self.list_after_misses(cx, parent).await;
+                Ok(Lookup::Absent(ttl))
+            }
+        }
+    }
+
+    /// Finds a name and gives its inode to `take` while the lock is held, so that nothing happens to it in between.
+    pub(super) async fn find<T>(&self, cx: &Ctx, parent: Ino, name: &Name, take: impl Fn(&mut Names, Ino) -> T) -> Result<Found<T>> {
+        for _ in 0..TRIES {
+            let (key, epoch, listed) = {
+                let mut names = self.names.lock();
+                let now = self.clock.now();
+                let directory = names.directory_key(&self.keys, parent)?;
+                if let Some(ino) = names.tree.child(parent, name) {
+                    if self.is_fresh(&names, ino, now) {
+                        return Ok(Found::Present(take(&mut names, ino)));
+                    }
+                } else if let Some(left) = names.tree.known_absent(parent, name, now, self.config.negative_ttl) {
+                    return Ok(Found::Absent(left));
+                }
+                let key = match self.keys.child(&directory, name) {
+                    Err(Error::BadName(_)) => return Ok(Found::Absent(self.config.negative_ttl)),
+                    key => key?,
+                };
+                let listed = names.tree.listed(parent, name, now, self.config.metadata_ttl).cloned();
+                (key, names.tree.epoch(), listed)
+            };
+            let answer = self.ask(cx, (parent, name), &key, listed).await?;
+            let mut names = self.names.lock();
+            let moved =
+                names.directory_key(&self.keys, parent).and_then(|directory| self.keys.child(&directory, name)).ok() != Some(key.clone());
+            if moved || names.tree.changed_since(parent, name, epoch) {
+                continue;
+            }
+            return Ok(match self.apply(&mut names, parent, name, &key, answer) {
+                Some(ino) => Found::Present(take(&mut names, ino)),
+                None => Found::Absent(self.config.negative_ttl),
+            });
+        }
+        Err(Error::Busy("the name changes faster than COS answers".to_owned()))
+    }
+
+    /// As [`Vfs::find`], with an absent name as an error; the inode may be gone again when this returns.
+    pub(super) async fn find_present(&self, cx: &Ctx, parent: Ino, name: &Name) -> Result<Ino> {
+        match self.find(cx, parent, name, |_, ino| ino).await? {
+            Found::Present(ino) => Ok(ino),
+            Found::Absent(_) => Err(Error::NotFound),
+        }
+    }
+
+    /// Whether the tree may answer for `ino` without asking COS.
+    pub(super) fn is_fresh(&self, names: &Names, ino: Ino, now: Instant) -> bool {
+        let Some(node) = names.tree.node(ino) else { return false };
+        node.local != Local::Clean
+            || names.claims.holds(ino)
+            || names.open.get(&ino).is_some_and(|open| open.changed.is_some())
+            || now.saturating_duration_since(node.checked) < self.config.metadata_ttl
+    }
+
+    /// Asks COS what `key` is: `None` for nothing at all.
+    async fn ask(&self, cx: &Ctx, (parent, name): (Ino, &Name), key: &Key, listed: Option<Listed>) -> Result<Option<Facts>> {
+        let marker = Key::new(format!("{}/", key.as_str()));
+        match listed {
+            Some(Listed::Object { version, modified }) => {
+                if let Some(facts) = self.index.find(&version, modified) {
+                    return Ok(Some(facts));
+                }
+            }
+            Some(Listed::Prefix) => return Ok(Some(self.ask_marker(cx, &marker).await?)),
+            Some(Listed::Own) | None => {}
+        }
+        let request = ListRequest { prefix: marker.as_str().to_owned(), limit: Some(1), ..ListRequest::default() };
+        let list = self.bucket.list(cx, &request);
+        tokio::pin!(list);
+        let mut page: Option<crate::store::Result<Page>> = None;
+        let head = {
+            let head = self.bucket.head(cx, key);
+            tokio::pin!(head);
+            loop {
+                tokio::select! {
+                    head = &mut head => break head,
+                    answer = &mut list, if page.is_none() => page = Some(answer),
+                }
+            }
+        };
+        let head = match head {
+            Ok(head) if !may_be_directory(&head) => return Ok(Some(self.facts(&head))),
+            Ok(head) => Some(head),
+            Err(error) if error.kind() == Kind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        let page = match page {
+            Some(page) => page,
+            None => list.await,
+        }?;
+        let first = page.objects.first().map(|object| &object.version.key);
+        match (head, first) {
+            (Some(head), Some(_)) => Ok(Some(Facts { kind: FileKind::Directory, ..self.facts(&head) })),
+            (Some(head), None) => Ok(Some(self.facts(&head))),
+            (None, None) => Ok(None),
+            (None, Some(first)) => {
+                // A list may still show what was in a directory that this mount just removed.
+                let gone = self.names.lock().tree.is_gone(parent, name, self.clock.now());
+                if gone && self.is_absent(cx, first).await? {
+                    return Ok(None);
+                }
+                if *first == marker { self.ask_marker(cx, &marker).await.map(Some) } else { Ok(Some(self.implicit())) }
+            }
+        }
+    }
+
+    /// A directory that is there, with its marker's attributes if it has one.
+    async fn ask_marker(&self, cx: &Ctx, marker: &Key) -> Result<Facts> {
+        match self.bucket.head(cx, marker).await {
+            Ok(head) => Ok(Facts { kind: FileKind::Directory, ..self.facts(&head) }),
+            Err(error) if error.kind() == Kind::NotFound => Ok(self.implicit()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether COS says by HEAD that there is no such object.
+    pub(super) async fn is_absent(&self, cx: &Ctx, key: &Key) -> Result<bool> {
+        match self.bucket.head(cx, key).await {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == Kind::NotFound => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells the tree what COS said of a name; returns its inode, if it has one.
+    pub(super) fn apply(&self, names: &mut Names, parent: Ino, name: &Name, key: &Key, answer: Option<Facts>) -> Option<Ino> {
+        let now = self.clock.now();
+        let child = names.tree.child(parent, name);
+        // What this mount has changed meanwhile is newer than the answer.
+        if let Some(ino) = child
+            && self.is_busy(names, ino)
+        {
+            return Some(ino);
+        }
+        let Some(facts) = answer else {
+            names.tree.note_absent(parent, name, now);
+            return None;
+        };
+        self.index.note(&facts);
+        if let Some(ino) = child {
+            if self.is_same_file(names, ino, &facts) {
+                names.tree.update(ino, facts, now);
+                return Some(ino);
+            }
+            names.tree.detach(ino, Nameless::Lost);
+        }
+        let key = if facts.kind == FileKind::Directory { format!("{}/", key.as_str()) } else { key.as_str().to_owned() };
+        Some(names.tree.insert(parent, name, &key, facts, By::Cos, now))
+    }
+
+    /// Whether `ino` is being changed here, or holds changes that COS does not have.
+    fn is_busy(&self, names: &Names, ino: Ino) -> bool {
+        names.tree.node(ino).is_some_and(|node| node.local != Local::Clean)
+            || names.claims.holds(ino)
+            || names.open.get(&ino).is_some_and(|open| open.changed.is_some())
+    }
+
+    /// Whether the inode can stand for what COS has now: the version its handles read, or nobody has it open.
+    pub(super) fn is_same_file(&self, names: &Names, ino: Ino, facts: &Facts) -> bool {
+        let Some(node) = names.tree.node(ino) else { return false };
+        if node.facts.kind != facts.kind {
+            return false;
+        }
+        if facts.kind == FileKind::Directory || node.opens == 0 && !names.open.contains_key(&ino) {
+            return true;
+        }
+        node.facts.origin.as_ref().zip(facts.origin.as_ref()).is_some_and(|(old, new)| old.same_bytes(new))
+    }
+
+    /// What a HEAD says of a file.
+    pub(super) fn facts(&self, head: &Head) -> Facts {
+        let mut attributes = Attributes::of(head);
+        let kind = attributes.kind.unwrap_or(FileKind::File);
+        if self.config.posix != Posix::Full {
+            let mtime = attributes.mtime.filter(|_| self.config.posix == Posix::Mtime);
+            attributes = Attributes { mtime, ..Attributes::default() };
+        }
+        Facts { kind, attributes, origin: Some(head.version.clone()), modified: head.last_modified }
+    }
+
+    /// A directory without a marker. It has no times of its own; the mount's start is as good as any, and does not change.
+    pub(super) fn implicit(&self) -> Facts {
+        let modified = self.names.lock().tree.node(Ino::ROOT).map_or(std::time::UNIX_EPOCH, |root| root.facts.modified);
+        Facts { kind: FileKind::Directory, attributes: Attributes::default(), origin: None, modified }
+    }
+
+    /// Asks the kernel to give inodes back when there are more than the budget has room for.
+    pub(super) fn relieve(&self) {
+        const AT_ONCE: usize = 8;
+        let oldest = {
+            let mut names = self.names.lock();
+            if !names.tree.is_full() {
+                return;
+            }
+            names.tree.oldest(AT_ONCE)
+        };
+        for (parent, name) in oldest {
+            self.notify.entry(parent, name.as_os_str());
+        }
+    }
+
+    /// Lists a directory in which absent names are asked for again and again, if one page holds it: further absences then need no request.
+    async fn list_after_misses(&self, cx: &Ctx, parent: Ino) {
+        {
+            let names = self.names.lock();
+            let missed = names.tree.directory(parent).map_or(0, |directory| directory.misses);
+            // Ever more rarely: a directory of many pages is never known whole.
+            if !missed.is_multiple_of(MISSES) || !(missed / MISSES).is_power_of_two() || self.config.negative_ttl.is_zero() {
+                return;
+            }
+        }
+        if let Err(error) = self.list_one_page(cx, parent).await {
+            tracing::debug!(%error, "listing ahead of further absent names failed");
+        }
+    }
+}

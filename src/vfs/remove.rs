@@ -1,0 +1,216 @@
+//! unlink and rmdir.
+//!
+//! The inode and its directory are claimed, so no commit is under way when the DELETE is sent and none begins after it (P11). What is open
+//! here is secured first. rmdir proves emptiness by a listing, not by what is remembered. The last entry of an implicit directory leaves a marker before it
+//! goes, or the directory would go with it.
+
+use std::{ffi::OsStr, sync::Arc};
+
+use crate::data::File;
+
+use crate::store::{Error as StoreError, Key, Kind, ListRequest, Meta, ObjectVersion, Payload, Replaces};
+
+use crate::support::Ctx;
+
+use crate::vfs::{
+    Error, FileKind, Ino, Names, Result, Vfs,
+    claims::Claim,
+    keymap::Name,
+    meta::{self, DIRECTORY_TYPE},
+    tree::{Facts, Listed, Local},
+};
+
+/// How often a name is looked up again because it changed while it was being claimed.
+const TRIES: usize = 8;
+
+impl Vfs {
+    /// Removes a file's name.
+    pub async fn unlink(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr) -> Result<()> {
+        self.may_change()?;
+        let name = Name::parse(name)?;
+        let (vfs, cx) = (Arc::clone(self), cx.clone());
+        self.whole(async move {
+            let (ino, kind, _claim) = vfs.claim_name(&cx, parent, &name).await?;
+            if kind == FileKind::Directory {
+                return Err(Error::IsADirectory);
+            }
+            vfs.secure(&cx, ino).await?;
+            let (key, origin) = {
+                let names = vfs.names.lock();
+                (names.key(&vfs.keys, ino)?, names.tree.node(ino).and_then(|node| node.facts.origin.clone()))
+            };
+            if let Some(origin) = origin {
+                vfs.keep_directory(&cx, parent, ino, &key).await?;
+                vfs.delete(&cx, &origin).await?;
+            }
+            vfs.forget_name(parent, ino);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr) -> Result<()> {
+        self.may_change()?;
+        let name = Name::parse(name)?;
+        let (vfs, cx) = (Arc::clone(self), cx.clone());
+        self.whole(async move {
+            let (ino, kind, _claim) = vfs.claim_name(&cx, parent, &name).await?;
+            if kind != FileKind::Directory {
+                return Err(Error::NotADirectory);
+            }
+            let marker = vfs.check_empty(&cx, ino).await?;
+            let (key, origin) = {
+                let names = vfs.names.lock();
+                (names.directory_key(&vfs.keys, ino)?, names.tree.node(ino).and_then(|node| node.facts.origin.clone()))
+            };
+            vfs.keep_directory(&cx, parent, ino, &Key::new(key)).await?;
+            let old_form = origin.filter(|origin| marker.as_ref().is_none_or(|marker| marker.key != origin.key));
+            for object in marker.iter().chain(&old_form) {
+                vfs.delete(&cx, object).await?;
+            }
+            vfs.forget_name(parent, ino);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Finds a name and claims it together with its directory.
+    async fn claim_name(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &Name) -> Result<(Ino, FileKind, Claim)> {
+        for _ in 0..TRIES {
+            let ino = self.find_present(cx, parent, name).await?;
+            let claim = self.claim(cx, &[parent, ino]).await?;
+            let names = self.names.lock();
+            if names.tree.child(parent, name) == Some(ino)
+                && let Some(node) = names.tree.node(ino)
+            {
+                return Ok((ino, node.facts.kind, claim));
+            }
+            drop(names);
+        }
+        Err(Error::Busy("the name changes faster than it can be claimed".to_owned()))
+    }
+
+    /// Removes an object; that it is gone already is success.
+    pub(super) async fn delete(&self, cx: &Ctx, version: &ObjectVersion) -> Result<()> {
+        match self.bucket.delete(cx, &version.key, Some(version)).await {
+            Err(error) if error.kind() == Kind::NotFound => Ok(()),
+            answer => Ok(answer?),
+        }
+    }
+
+    /// The name is gone from COS: the tree learns it, and nothing of the file is committed any more.
+    fn forget_name(&self, parent: Ino, ino: Ino) {
+        let file = {
+            let mut names = self.names.lock();
+            let now = self.clock.wall();
+            if let Some(node) = names.tree.node_mut(ino) {
+                node.ctime = now;
+            }
+            names.tree.remove(ino, self.clock.now());
+            self.note_names_changed(&mut names, parent);
+            names.orphan(ino)
+        };
+        if let Some(file) = file {
+            file.orphan();
+        }
+    }
+
+    /// Fails with [`Error::NotEmpty`] unless COS and this mount agree that nothing is in the directory. Returns its marker, as COS has it now.
+    pub(super) async fn check_empty(&self, cx: &Ctx, ino: Ino) -> Result<Option<ObjectVersion>> {
+        let directory = {
+            let names = self.names.lock();
+            let mut children = names.tree.directory(ino).into_iter().flat_map(|directory| directory.children.values());
+            if children.any(|child| names.tree.node(*child).is_some_and(|node| node.local == Local::New)) {
+                return Err(Error::NotEmpty);
+            }
+            names.directory_key(&self.keys, ino)?
+        };
+        let mut marker = None;
+        let mut request = ListRequest { prefix: directory.clone(), delimited: true, ..ListRequest::default() };
+        loop {
+            let asked = self.clock.now();
+            let page = self.bucket.list(cx, &request).await?;
+            let keys = page.objects.iter().map(|object| &object.version.key).chain(&page.prefixes);
+            for key in keys.filter(|key| key.as_str() != directory) {
+                let component = key.as_str()[directory.len()..].trim_end_matches('/');
+                // A list may still show what this mount just removed.
+                let gone = self.keys.name_of(component).is_some_and(|name| self.names.lock().tree.is_gone(ino, &name, asked));
+                if !gone {
+                    return Err(Error::NotEmpty);
+                }
+            }
+            marker = marker.or(page.objects.into_iter().map(|object| object.version).find(|version| version.key.as_str() == directory));
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => return Ok(marker),
+            }
+        }
+    }
+
+    /// Gives an implicit directory a marker if `leaving`, whose key or prefix is `key`, is all that keeps it.
+    pub(super) async fn keep_directory(&self, cx: &Ctx, directory: Ino, leaving: Ino, key: &Key) -> Result<()> {
+        let (prefix, facts) = {
+            let names = self.names.lock();
+            let node = names.tree.node(directory).ok_or(Error::Stale)?;
+            if directory == Ino::ROOT || node.facts.origin.is_some() {
+                return Ok(());
+            }
+            if self.has_others(&names, directory, leaving) {
+                return Ok(());
+            }
+            (names.directory_key(&self.keys, directory)?, node.facts.clone())
+        };
+        let request = ListRequest { prefix: prefix.clone(), delimited: true, limit: Some(2), ..ListRequest::default() };
+        let page = self.bucket.list(cx, &request).await?;
+        let mut keys = page.objects.iter().map(|object| &object.version.key).chain(&page.prefixes);
+        if keys.any(|listed| listed != key) {
+            return Ok(());
+        }
+        self.put_marker(cx, directory, &Key::new(&prefix), &facts).await
+    }
+
+    /// Whether it was lately seen that the directory has another object than `leaving`.
+    fn has_others(&self, names: &Names, directory: Ino, leaving: Ino) -> bool {
+        let now = self.clock.now();
+        let young = |at| now.saturating_duration_since(at) < self.config.metadata_ttl;
+        let Some(entries) = names.tree.directory(directory) else { return false };
+        let leaves = |name: &Name| entries.children.get(name) == Some(&leaving);
+        let listing = entries.listing.as_ref().filter(|listing| young(listing.at));
+        let mut listed = listing.into_iter().flat_map(|listing| &listing.names);
+        if listed.any(|(name, listed)| *listed != Listed::Own && !leaves(name)) {
+            return true;
+        }
+        let mut others = entries.children.values().filter(|other| **other != leaving);
+        others.any(|other| names.tree.node(*other).is_some_and(|node| node.facts.origin.is_some() && young(node.checked)))
+    }
+
+    async fn put_marker(&self, cx: &Ctx, directory: Ino, key: &Key, facts: &Facts) -> Result<()> {
+        let mut meta = Meta { content_type: Some(DIRECTORY_TYPE.to_owned()), token: Some(self.token()), ..Meta::default() };
+        self.write_attributes(&facts.attributes, FileKind::Directory, &mut meta)?;
+        if let Some(mtime) = facts.attributes.mtime {
+            meta.user.extend(meta::times(mtime, self.config.posix));
+        }
+        match self.bucket.put(cx, key, &meta, Payload::default(), &Replaces::Absent).await {
+            Ok(stored) => {
+                if let Some(node) = self.names.lock().tree.node_mut(directory) {
+                    node.facts.origin = Some(stored.version);
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == Kind::Exists => Ok(()),
+            Err(error) => Err(StoreError::into(error)),
+        }
+    }
+}
+
+impl Names {
+    /// What has lost its name will not be committed: the open file, if there is one, is to be told so. One without handles ends here.
+    pub(super) fn orphan(&mut self, ino: Ino) -> Option<Arc<File>> {
+        let opens = self.tree.node(ino).map_or(0, |node| node.opens);
+        if opens > 0 {
+            return self.open.get(&ino).map(|open| Arc::clone(&open.file));
+        }
+        self.open.remove(&ino).map(|open| open.file)
+    }
+}

@@ -1,0 +1,424 @@
+//! rename: one dentry moves; in COS every object beneath is copied and deleted.
+//!
+//! A file: what is dirty is committed under its old key, the object is copied with everything it carries, pinned to its version, and the old one is deleted.
+//! A file that was never committed only changes its target and costs nothing. A directory is claimed *moving*: opens for writing and commits
+//! beneath wait, open files are frozen, everything is listed as far as `--rename-limit`, copied many at once, the dentry moves, and the sources
+//! are deleted. Until it moves a failure deletes the copies and leaves the tree as it was (V4); after that it rolls forward.
+//!
+//! It runs to its end even if the caller is dropped. The journal of intents, which finishes what a crash of the machine interrupts (V5), is
+//! to be written between [`Vfs::copy_all`] and the move, and struck out behind the deletes.
+
+use std::{
+    collections::HashMap,
+    ffi::OsStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures_util::{StreamExt, stream};
+
+use crate::data;
+
+use crate::store::{Head, Key, Kind, ListRequest, ObjectVersion, Replaces};
+
+use crate::support::Ctx;
+
+use crate::vfs::{
+    Defect, Error, FileKind, Ino, Names, Posix, RenameMode, Result, Vfs,
+    keymap::Name,
+    lookup::Found,
+    meta,
+    tree::{By, Facts, Local},
+};
+
+/// Copies of one directory rename in flight at once.
+const COPIES_AT_ONCE: usize = 64;
+/// How often names are looked up again because they changed while they were being claimed.
+const TRIES: usize = 8;
+
+/// A rename whose names are looked up and claimed.
+#[derive(Debug)]
+struct Move {
+    ino: Ino,
+    from: (Ino, Name),
+    to: (Ino, Name),
+    replaced: Option<Ino>,
+}
+
+/// One object and what it became.
+#[derive(Debug)]
+struct Moved {
+    old: ObjectVersion,
+    facts: Facts,
+}
+
+impl Vfs {
+    /// Moves a name.
+    pub async fn rename(self: &Arc<Self>, cx: &Ctx, from: (Ino, &OsStr), to: (Ino, &OsStr), mode: RenameMode) -> Result<()> {
+        self.may_change()?;
+        if mode == RenameMode::Exchange {
+            return Err(Error::Invalid("COS cannot exchange two names"));
+        }
+        let (from, to) = ((from.0, Name::parse(from.1)?), (to.0, Name::parse(to.1)?));
+        let (vfs, cx) = (Arc::clone(self), cx.clone());
+        self.whole(async move { vfs.rename_named(&cx, from, to, mode).await }).await
+    }
+
+    async fn rename_named(self: &Arc<Self>, cx: &Ctx, from: (Ino, Name), to: (Ino, Name), mode: RenameMode) -> Result<()> {
+        for _ in 0..TRIES {
+            let ino = self.find_present(cx, from.0, &from.1).await?;
+            let replaced = match self.find(cx, to.0, &to.1, |_, ino| ino).await? {
+                Found::Present(ino) => Some(ino),
+                Found::Absent(_) => None,
+            };
+            if replaced.is_some() && mode == RenameMode::NoReplace {
+                return Err(Error::Exists);
+            }
+            if replaced == Some(ino) {
+                return Ok(());
+            }
+            let kind = self.check_kinds(ino, replaced, to.0)?;
+            let mut inos = vec![from.0, to.0];
+            inos.extend(replaced);
+            let claim = if kind == FileKind::Directory {
+                self.claim_moving(cx, &inos, ino).await?
+            } else {
+                inos.push(ino);
+                self.claim(cx, &inos).await?
+            };
+            {
+                let names = self.names.lock();
+                if names.tree.child(from.0, &from.1) != Some(ino) || names.tree.child(to.0, &to.1) != replaced {
+                    continue;
+                }
+                if names.tree.is_within(to.0, ino) {
+                    return Err(Error::Invalid("a directory cannot move into itself"));
+                }
+            }
+            let plan = Move { ino, from, to, replaced };
+            let moved =
+                if kind == FileKind::Directory { self.move_directory(cx, &plan).await } else { self.move_file(cx, &plan, mode).await };
+            drop(claim);
+            return moved;
+        }
+        Err(Error::Busy("the names change faster than they can be claimed".to_owned()))
+    }
+
+    /// What POSIX asks of the two names.
+    fn check_kinds(&self, ino: Ino, replaced: Option<Ino>, to: Ino) -> Result<FileKind> {
+        let names = self.names.lock();
+        let node = names.tree.node(ino).ok_or(Error::Stale)?;
+        if names.tree.is_within(to, ino) {
+            return Err(Error::Invalid("a directory cannot move into itself"));
+        }
+        let replaced = replaced.and_then(|ino| names.tree.node(ino)).map(super::tree::Node::is_directory);
+        match (node.is_directory(), replaced) {
+            (true, Some(false)) => Err(Error::NotADirectory),
+            (false, Some(true)) => Err(Error::IsADirectory),
+            _ => Ok(node.facts.kind),
+        }
+    }
+
+    async fn move_file(self: &Arc<Self>, cx: &Ctx, plan: &Move, mode: RenameMode) -> Result<()> {
+        let ino = plan.ino;
+        let to_key = self.new_file_key(plan)?;
+        let never_sent = {
+            let names = self.names.lock();
+            let streaming = names.open.get(&ino).is_some_and(|open| open.streaming);
+            names.tree.node(ino).is_some_and(|node| node.local == Local::New) && !streaming
+        };
+        if never_sent && plan.replaced.is_none() {
+            let mut names = self.names.lock();
+            self.finish_move(&mut names, plan, None);
+            return Ok(());
+        }
+        self.commit_claimed(cx, ino).await?;
+        if let Some(replaced) = plan.replaced {
+            self.secure(cx, replaced).await?;
+        }
+        let (origin, is_open) = {
+            let names = self.names.lock();
+            let node = names.tree.node(ino).ok_or(Error::Stale)?;
+            (node.facts.origin.clone().ok_or(Error::Stale)?, names.open.contains_key(&ino))
+        };
+        let head = self.bucket.head(cx, &origin.key).await?;
+        if is_open && !head.version.same_bytes(&origin) {
+            return Err(Error::Stale);
+        }
+        self.keep_directory(cx, plan.from.0, ino, &origin.key).await?;
+        let replaces = self.replaces(plan.replaced);
+        let copied = match self.copy_with_everything(cx, &head, &to_key, &replaces).await {
+            // Somebody else made it since we looked; a rename replaces what is there.
+            Err(Error::Exists) if mode == RenameMode::Replace => {
+                let there = self.bucket.head(cx, &to_key).await?;
+                self.copy_with_everything(cx, &head, &to_key, &Replaces::Version(there.version)).await?
+            }
+            copied => copied?,
+        };
+        // Handles read the copy from here on: the source is about to go.
+        let file = self.names.lock().open.get(&ino).map(|open| Arc::clone(&open.file));
+        if let (Some(new), Some(file)) = (&copied.origin, &file) {
+            self.data.carry(&self.bucket, &head.version, new, std::slice::from_ref(&(0..new.size)));
+            file.rebase(new.clone());
+        }
+        if let Err(error) = self.delete(cx, &head.version).await {
+            if let Some(file) = &file {
+                file.rebase(head.version.clone());
+            }
+            // The old name stays; what was copied goes, unless it replaced something that cannot be had back.
+            if plan.replaced.is_none()
+                && let Some(copy) = &copied.origin
+                && let Err(error) = self.delete(cx, copy).await
+            {
+                tracing::warn!(key = %to_key, %error, "a rename failed, and its copy stays");
+            }
+            return Err(error);
+        }
+        let orphan = self.finish_move(&mut self.names.lock(), plan, Some(copied));
+        if let Some(orphan) = orphan {
+            orphan.orphan();
+        }
+        Ok(())
+    }
+
+    /// The tree learns that the file has moved. Returns the open file that lost its name.
+    fn finish_move(&self, names: &mut Names, plan: &Move, copied: Option<Facts>) -> Option<Arc<data::File>> {
+        let now = self.clock.now();
+        let wall = self.clock.wall();
+        let replaced_size = plan.replaced.and_then(|ino| names.tree.node(ino)).map(|node| node.size);
+        names.tree.rename(plan.ino, plan.to.0, &plan.to.1, now);
+        let orphan = plan.replaced.and_then(|ino| names.orphan(ino));
+        if let Some(node) = names.tree.node_mut(plan.ino) {
+            if let Some(copied) = copied {
+                node.take_copy(&copied);
+                node.checked = now;
+            }
+            node.ctime = wall;
+            if self.config.defect == Some(Defect::WrongSizeAfterRenameOver) {
+                node.size = replaced_size.unwrap_or(node.size);
+            }
+        }
+        if let Some(node) = plan.replaced.and_then(|ino| names.tree.node_mut(ino)) {
+            node.ctime = wall;
+        }
+        self.note_names_changed(names, plan.from.0);
+        self.note_names_changed(names, plan.to.0);
+        if self.config.defect == Some(Defect::StaleDentryAfterRename)
+            && let Some(facts) = names.tree.node(plan.ino).map(|node| node.facts.clone())
+        {
+            names.tree.insert(plan.from.0, &plan.from.1, "stale", facts, By::Mount(Local::Clean), now);
+        }
+        orphan
+    }
+
+    async fn move_directory(self: &Arc<Self>, cx: &Ctx, plan: &Move) -> Result<()> {
+        if let Some(replaced) = plan.replaced {
+            self.check_empty(cx, replaced).await?;
+        }
+        let (from, to) = {
+            let names = self.names.lock();
+            let parent = names.directory_key(&self.keys, plan.to.0)?;
+            (names.directory_key(&self.keys, plan.ino)?, format!("{}/", self.keys.child(&parent, &plan.to.1)?))
+        };
+        // Writers beneath wait at the gate until this is over; what they have written goes under the old keys first.
+        let mut frozen = Vec::new();
+        for (ino, file) in self.open_below(plan.ino) {
+            frozen.push(file.freeze(cx).await?);
+            if self.has_object(ino) {
+                self.commit_claimed(cx, ino).await?;
+            }
+        }
+        let sources = self.list_all(cx, plan.ino, &from, &to).await?;
+        self.keep_directory(cx, plan.from.0, plan.ino, &Key::new(&from)).await?;
+        let moved = self.copy_all(cx, sources, plan.replaced).await?;
+        let rebased = {
+            let mut names = self.names.lock();
+            let marker = plan.replaced.and_then(|ino| names.tree.node(ino)).and_then(|node| node.facts.origin.clone());
+            self.finish_move(&mut names, plan, None);
+            let rebased = self.finish_below(&mut names, plan.ino, &moved);
+            let implicit = !moved.iter().any(|moved| moved.facts.origin.as_ref().is_some_and(|origin| origin.key.as_str() == to));
+            if let Some(node) = names.tree.node_mut(plan.ino).filter(|_| implicit) {
+                // Without a marker of its own it has that of the empty directory it replaced, if any.
+                node.facts.origin = marker;
+            }
+            rebased
+        };
+        for moved in &moved {
+            if let Some(new) = &moved.facts.origin {
+                self.data.carry(&self.bucket, &moved.old, new, std::slice::from_ref(&(0..new.size)));
+            }
+        }
+        for (file, version) in rebased {
+            file.rebase(version);
+        }
+        drop(frozen);
+        self.delete_all(cx, &moved).await;
+        Ok(())
+    }
+
+    /// Open files below a directory, in the order in which they are frozen.
+    fn open_below(&self, directory: Ino) -> Vec<(Ino, Arc<data::File>)> {
+        let names = self.names.lock();
+        let below = names.open.iter().filter(|(ino, _)| names.tree.is_within(**ino, directory));
+        let mut below: Vec<_> = below.map(|(ino, open)| (*ino, Arc::clone(&open.file))).collect();
+        below.sort_unstable_by_key(|(ino, _)| *ino);
+        below
+    }
+
+    /// Whether something of the file is, or may be, in COS under its old key.
+    fn has_object(&self, ino: Ino) -> bool {
+        let names = self.names.lock();
+        let streaming = names.open.get(&ino).is_some_and(|open| open.streaming);
+        streaming || names.tree.node(ino).is_some_and(|node| node.local != Local::New)
+    }
+
+    /// Every object of a directory with the key it is to have; nothing is changed if there are too many, or a new key would be too long.
+    async fn list_all(&self, cx: &Ctx, directory: Ino, from: &str, to: &str) -> Result<Vec<(ObjectVersion, Key)>> {
+        let mut all = Vec::new();
+        let old_form = self.names.lock().tree.node(directory).and_then(|node| node.facts.origin.clone());
+        if let Some(origin) = old_form.filter(|origin| origin.key.as_str() != from) {
+            all.push((origin, Key::new(to)));
+        }
+        let mut request = ListRequest { prefix: from.to_owned(), ..ListRequest::default() };
+        loop {
+            let page = self.bucket.list(cx, &request).await?;
+            cx.progressed();
+            for object in page.objects {
+                let key = Key::new(format!("{to}{}", &object.version.key.as_str()[from.len()..]));
+                if key.as_str().len() > self.bucket.capabilities().longest_key {
+                    return Err(Error::NameTooLong);
+                }
+                all.push((object.version, key));
+            }
+            if all.len() > self.config.rename_limit {
+                tracing::warn!(%from, limit = self.config.rename_limit, "more objects than --rename-limit: the program has to copy instead");
+                return Err(Error::CrossDevice("more objects than one rename moves; see --rename-limit"));
+            }
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// Copies all, or none: after a failure the copies are deleted again.
+    async fn copy_all(&self, cx: &Ctx, sources: Vec<(ObjectVersion, Key)>, replaced: Option<Ino>) -> Result<Vec<Moved>> {
+        let failed = AtomicBool::new(false);
+        // The marker of an empty directory that is replaced is all that may be there.
+        let marker = self.replaces(replaced);
+        let copies = stream::iter(sources).map(|(source, key)| {
+            let (failed, marker) = (&failed, &marker);
+            async move {
+                if failed.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                let replaces = match marker {
+                    Replaces::Version(version) if version.key == key => marker.clone(),
+                    _ => Replaces::Absent,
+                };
+                let copied = match self.bucket.head(cx, &source.key).await {
+                    Ok(head) => {
+                        self.copy_with_everything(cx, &head, &key, &replaces).await.map(|facts| Some(Moved { old: head.version, facts }))
+                    }
+                    // Removed by somebody else since it was listed.
+                    Err(error) if error.kind() == Kind::NotFound => Ok(None),
+                    Err(error) => Err(error.into()),
+                };
+                failed.fetch_or(copied.is_err(), Ordering::Relaxed);
+                cx.progressed();
+                copied
+            }
+        });
+        // All that were begun are waited for: only then is it known what has to be taken back.
+        let results: Vec<Result<Option<Moved>>> = copies.buffer_unordered(COPIES_AT_ONCE).collect().await;
+        let (mut moved, mut failure) = (Vec::new(), None);
+        for result in results {
+            match result {
+                Ok(copied) => moved.extend(copied),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let Some(error) = failure else { return Ok(moved) };
+        let copies: Vec<Key> = moved.iter().filter_map(|moved| moved.facts.origin.as_ref().map(|origin| origin.key.clone())).collect();
+        for batch in copies.chunks(self.bucket.capabilities().delete_batch) {
+            if let Err(error) = self.bucket.delete_many(cx, batch).await {
+                tracing::warn!(%error, "a rename failed, and some of its copies stay");
+            }
+        }
+        Err(error)
+    }
+
+    /// Copies one object under another key with everything it carries, and says what is there now.
+    async fn copy_with_everything(&self, cx: &Ctx, head: &Head, to: &Key, replaces: &Replaces) -> Result<Facts> {
+        let mut facts = self.facts(head);
+        let mut meta = self.preserved(cx, head).await?;
+        let directory = to.as_str().ends_with('/');
+        if !directory && facts.attributes.mtime.is_none() && self.config.posix != Posix::None {
+            // A rename does not change when the bytes were changed, and the copy's own time is that of the rename.
+            meta.user.extend(meta::times(head.last_modified, self.config.posix));
+            facts.attributes.mtime = Some(head.last_modified);
+        }
+        meta.token = Some(self.token());
+        let stored = self.data.copy_object(cx, &self.bucket, &head.version, to, &meta, replaces).await?;
+        facts.origin = Some(stored.version);
+        facts.modified = stored.last_modified.unwrap_or(stored.date);
+        if stored.last_modified.is_some() {
+            self.index.note(&facts)
+        } else {
+            self.index.note_own(&facts)
+        }
+        Ok(facts)
+    }
+
+    /// Inodes below a moved directory are of the copies now. Returns the open files that are to be told.
+    fn finish_below(&self, names: &mut Names, directory: Ino, moved: &[Moved]) -> Vec<(Arc<data::File>, ObjectVersion)> {
+        let by_key: HashMap<&Key, &Moved> = moved.iter().map(|moved| (&moved.old.key, moved)).collect();
+        let mut rebased = Vec::new();
+        let mut all = names.tree.below(directory);
+        all.push(directory);
+        for ino in all {
+            let touched = names.tree.advance();
+            let Some(node) = names.tree.node_mut(ino) else { continue };
+            node.touched = touched;
+            let copied = node.facts.origin.as_ref().and_then(|origin| by_key.get(&origin.key)).map(|moved| &moved.facts);
+            let Some(copied) = copied else { continue };
+            node.take_copy(copied);
+            if let Some((open, version)) = names.open.get(&ino).zip(copied.origin.clone()) {
+                rebased.push((Arc::clone(&open.file), version));
+            }
+        }
+        rebased
+    }
+
+    /// Deletes the sources. The move has happened: what cannot be deleted is said and stays.
+    async fn delete_all(&self, cx: &Ctx, moved: &[Moved]) {
+        let keys: Vec<Key> = moved.iter().map(|moved| moved.old.key.clone()).collect();
+        for batch in keys.chunks(self.bucket.capabilities().delete_batch) {
+            let refused = match self.bucket.delete_many(cx, batch).await {
+                Ok(refused) => refused,
+                Err(error) => {
+                    tracing::error!(%error, "a directory was renamed, and objects under its old name could not be deleted");
+                    continue;
+                }
+            };
+            cx.progressed();
+            for (key, error) in refused {
+                tracing::error!(%key, %error, "a directory was renamed, and an object under its old name could not be deleted");
+            }
+        }
+    }
+
+    /// What a copy to the name of `replaced` expects to find.
+    fn replaces(&self, replaced: Option<Ino>) -> Replaces {
+        let names = self.names.lock();
+        let origin = replaced.and_then(|ino| names.tree.node(ino)).and_then(|node| node.facts.origin.clone());
+        origin.map_or(Replaces::Absent, Replaces::Version)
+    }
+
+    fn new_file_key(&self, plan: &Move) -> Result<Key> {
+        let names = self.names.lock();
+        self.keys.child(&names.directory_key(&self.keys, plan.to.0)?, &plan.to.1)
+    }
+}

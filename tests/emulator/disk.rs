@@ -1,0 +1,136 @@
+//! The disk store: what was answered is there after `kill -9`.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use cosmount::emulator::{Config, Server};
+
+use crate::http::{elements, request};
+use crate::{BUCKET, Emulator};
+
+#[test]
+fn restart_finds_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || Config { data: Some(dir.path().to_owned()), ..Config::default() };
+    let id = {
+        let emulator = Emulator::with(config());
+        emulator.call(
+            "PUT",
+            "/a%20b/%E7%85%A7",
+            &[("x-cos-meta-k", "v"), ("x-cos-storage-class", "STANDARD_IA"), ("x-cos-tagging", "t=1")],
+            Some(b"one"),
+        );
+        emulator.put("/gone", b"x");
+        emulator.call("DELETE", "/gone", &[], None);
+        emulator.put("/twice", b"old");
+        emulator.put("/twice", b"new");
+        emulator.post("/log?append&position=0", b"hello ");
+        emulator.post("/log?append&position=6", b"world");
+        emulator.0.put(BUCKET, b"bytes\xff", "raw", &[]).unwrap();
+        let id = emulator.post("/up?uploads", b"").element("UploadId").unwrap();
+        emulator.put(&format!("/up?partNumber=1&uploadId={id}"), &[1; 2000]);
+        emulator.put(&format!("/up?partNumber=1&uploadId={id}"), &[2; 2000]);
+        id
+    };
+    // A killed process leaves bytes that nobody owns, and half a record.
+    std::fs::write(dir.path().join("data/ffff"), "orphan").unwrap();
+    std::fs::write(dir.path().join("buckets").join(BUCKET).join("objects/x.tmp"), "{").unwrap();
+    let files = |sub: &str| std::fs::read_dir(dir.path().join(sub)).unwrap().count();
+    {
+        let emulator = Emulator::with(config());
+        assert_eq!(emulator.0.keys(BUCKET, ""), ["a b/照", "bytes\u{fffd}", "log", "twice"]);
+        let object = emulator.0.get(BUCKET, "a b/照").unwrap();
+        assert_eq!(
+            (object.body.as_ref(), object.header("x-cos-meta-k"), object.header("x-cos-storage-class")),
+            (&b"one"[..], Some("v"), Some("STANDARD_IA"))
+        );
+        assert_eq!(object.tags, [("t".to_owned(), "1".to_owned())]);
+        assert_eq!(emulator.get("/twice").body, b"new");
+        assert_eq!(emulator.get("/log").body, b"hello world");
+        assert_eq!(emulator.post("/log?append&position=11", b"!").status, 200);
+        assert_eq!(emulator.0.uploads(BUCKET)[0].parts, [(1, 2000)]);
+        assert_eq!(files("data"), 3 + 3 + 1, "one, raw, new; three appends; one part");
+        let etag = elements(&emulator.get(&format!("/up?uploadId={id}")).text(), "ETag")[0].clone();
+        let list = format!("<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>");
+        assert_eq!(emulator.post(&format!("/up?uploadId={id}"), list.as_bytes()).status, 200);
+    }
+    let emulator = Emulator::with(config());
+    assert_eq!(emulator.0.get(BUCKET, "up").unwrap().body, vec![2; 2000]);
+    assert_eq!(emulator.0.get(BUCKET, "log").unwrap().body, "hello world!");
+    assert!(emulator.0.uploads(BUCKET).is_empty());
+    for key in ["a%20b/%E7%85%A7", "bytes%FF", "log", "twice", "up"] {
+        assert_eq!(emulator.call("DELETE", &format!("/{key}"), &[], None).status, 204);
+    }
+    assert_eq!(emulator.call("DELETE", "/", &[], None).status, 204);
+    assert_eq!((files("data"), files("buckets")), (0, 0));
+}
+
+/// The program, killed when the test ends.
+struct Program(Child);
+
+impl Program {
+    fn start(dir: &std::path::Path) -> (Self, std::net::SocketAddr) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cos-emulator"));
+        command.args(["--anonymous", "--bucket", "b-125:ap-x", "--data"]).arg(dir).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let addr = line.trim().strip_prefix("http://").unwrap().parse().unwrap();
+        (Self(child), addr)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn what_was_answered_survives_kill_9() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = Vec::new();
+    for round in 0..5 {
+        let (mut program, addr) = Program::start(dir.path());
+        let writer = std::thread::spawn(move || {
+            let mut done = Vec::new();
+            for n in 0.. {
+                let (key, body) = (format!("{round}-{}", n % 7), format!("{round} {n} ").repeat(1000));
+                let stream = std::panic::catch_unwind(|| request(addr, "PUT", &format!("/b-125/{key}"), &[], Some(body.as_bytes())));
+                match stream {
+                    Ok(answer) if answer.status == 200 => done.push((key, body)),
+                    _ => return (done, key, body),
+                }
+            }
+            unreachable!()
+        });
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        program.0.kill().unwrap();
+        program.0.wait().unwrap();
+        let (done, key, unknown) = writer.join().unwrap();
+        assert!(done.len() > 3, "{} puts", done.len());
+        acknowledged.extend(done);
+        let server = Server::start(Config { data: Some(dir.path().to_owned()), ..Config::default() }).unwrap();
+        for name in server.keys(BUCKET, "") {
+            let body = server.get(BUCKET, &name).unwrap().body;
+            let last = acknowledged.iter().rfind(|(key, _)| *key == name).map(|(_, body)| body.as_str());
+            let lost = last.is_some_and(|last| body != last) || last.is_none();
+            assert!(!lost || (name == key && body == unknown), "{name} is {:?}", &body[..20]);
+            if name == key && body == unknown {
+                acknowledged.push((name, unknown.clone()));
+            }
+        }
+        assert!(acknowledged.iter().all(|(key, _)| server.get(BUCKET, key).is_some()));
+    }
+}
+
+#[test]
+fn program_ends_on_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut program, addr) = Program::start(dir.path());
+    assert_eq!(request(addr, "HEAD", "/b-125/", &[], None).status, 200);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(program.0.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(program.0.wait().unwrap().success());
+}

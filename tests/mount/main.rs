@@ -1,0 +1,12 @@
+//! The whole program, kernel included: a real mount on the emulator, used as programs use it.
+#![cfg(feature = "emulator")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::disallowed_methods, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod errors;
+mod foreign;
+mod kernel;
+mod limits;
+mod programs;

@@ -1,0 +1,49 @@
+//! The mount as the tested side: with small parts and pages, so that what takes gigabytes and thousands of names elsewhere happens here.
+
+use std::{fs, path::PathBuf};
+
+use cosmount::emulator::{Config, Limits};
+
+use crate::{
+    common::{BUCKET, Mounted},
+    engine::World,
+};
+
+#[derive(Debug)]
+pub struct MountWorld {
+    defect: Option<String>,
+    mounted: Mounted,
+    count: usize,
+}
+
+impl MountWorld {
+    /// A mount, with one of the defects it can be started with.
+    pub fn new(defect: Option<&str>) -> Self {
+        Self { mounted: start(defect), defect: defect.map(str::to_owned), count: 0 }
+    }
+}
+
+fn start(defect: Option<&str>) -> Mounted {
+    let limits = Limits { max_page: 10, ..Limits::default() };
+    let how = Mounted::builder().emulator(Config { limits, ..Config::with_bucket(BUCKET) });
+    let how = how.arg("--part-size=1M").arg("--memory-limit=64M").arg("--io-timeout=30s");
+    defect.into_iter().fold(how, |how, defect| how.env("COSMOUNT_TEST_DEFECT", defect)).start()
+}
+
+impl World for MountWorld {
+    fn fresh(&mut self) -> PathBuf {
+        self.count += 1;
+        let name = format!("run-{}", self.count);
+        if fs::create_dir(self.mounted.path().join(&name)).is_err() {
+            // The last run has broken it for good; the next shall not fail for that.
+            self.mounted = start(self.defect.as_deref());
+            fs::create_dir(self.mounted.path().join(&name)).unwrap();
+        }
+        self.mounted.path().join(name)
+    }
+
+    fn remount(&mut self) {
+        self.mounted.unmount();
+        self.mounted.start_again();
+    }
+}

@@ -1,0 +1,140 @@
+//! Test programs that others wrote, on a real mount: fsx, and pjdfstest for the record.
+//!
+//! `scripts/check` and `scripts/soak` install them in `target/tools`; without them these tests fail and say so. What a run gave is printed, and
+//! appended to the file that `COSMOUNT_RESULT` names.
+
+#![cfg(feature = "emulator")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::cast_possible_truncation, clippy::disallowed_methods)]
+#![allow(missing_docs, unreachable_pub)]
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Instant,
+};
+
+use common::Mounted;
+
+#[allow(dead_code, reason = "shared with tests that use more of it")]
+#[path = "../common/mod.rs"]
+mod common;
+
+/// A file beside this one.
+fn beside(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools").join(name)
+}
+
+fn tool(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin").join(name);
+    assert!(path.exists(), "{} is missing: scripts/check installs fsx, scripts/soak pjdfstest", path.display());
+    path
+}
+
+fn setting(name: &str, default: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn record(result: &str) {
+    println!("{result}");
+    if let Some(path) = std::env::var_os("COSMOUNT_RESULT") {
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(path, format!("{old}{result}\n")).unwrap();
+    }
+}
+
+/// One file written, mapped, truncated, copied within and read back at random, compared at every read.
+#[test]
+fn fsx_reads_what_it_wrote() {
+    let operations = setting("COSMOUNT_FSX_OPS", "2000");
+    let mount = Mounted::builder().arg("--part-size=1M").arg("--memory-limit=64M").start();
+    let artifacts = tempfile::tempdir().unwrap();
+    for seed in setting("COSMOUNT_FSX_SEEDS", "1,2,3").split(',') {
+        let started = Instant::now();
+        let mut fsx = Command::new(tool("fsx"));
+        fsx.arg("-f").arg(beside("fsx.toml")).args(["-N", &operations, "-S", seed, "-q", "-P"]).arg(artifacts.path());
+        let output = fsx.arg(mount.path().join(format!("fsx-{seed}"))).output().unwrap();
+        assert!(output.status.success(), "fsx with seed {seed} of {operations} operations:\n{}", text(&output));
+        record(&format!("- seed {seed}: {operations} operations in {:.0} s, every byte as expected", started.elapsed().as_secs_f64()));
+    }
+}
+
+/// Counts, not a verdict: what passes is said in `docs/posix.md`, with a reason for each group that does not.
+#[test]
+#[ignore = "scripts/soak pjdfstest runs it: it takes minutes, root, and has known failures"]
+fn pjdfstest_by_group() {
+    let mount = Mounted::builder().arg("--allow-other").start();
+    // Its other users must come as far as the mount.
+    fs::set_permissions(mount.path().parent().unwrap(), fs::Permissions::from_mode(0o711)).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut pjdfstest = Command::new("timeout");
+    pjdfstest.arg("3600").arg(tool("pjdfstest")).arg("-c").arg(beside("pjdfstest.toml")).arg("-p").arg(mount.path());
+    let output = pjdfstest.arg("-s").arg(elsewhere.path()).env("NO_COLOR", "1").output().unwrap();
+    let output = text(&output);
+    assert!(output.contains("\nSummary: "), "pjdfstest did not come to its end:\n{output}");
+    let groups = groups(&output);
+    assert!(groups.values().map(Group::total).sum::<usize>() > 300, "the output was not understood:\n{output}");
+    record(&table(&groups));
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    passed: usize,
+    skipped: usize,
+    failed: Vec<String>,
+}
+
+impl Group {
+    fn total(&self) -> usize {
+        self.passed + self.skipped + self.failed.len()
+    }
+}
+
+/// Reads `chmod::enoent   ok` and the like.
+fn groups(output: &str) -> BTreeMap<String, Group> {
+    let mut groups = BTreeMap::<String, Group>::new();
+    for line in output.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(name), Some(verdict), None) = (words.next(), words.next(), words.next()) else { continue };
+        let Some((group, case)) = name.split_once("::").filter(|_| !line.starts_with(char::is_whitespace)) else { continue };
+        let group = groups.entry(group.to_owned()).or_default();
+        match verdict {
+            "ok" => group.passed += 1,
+            "skipped" => group.skipped += 1,
+            "FAILED" => group.failed.push(case.to_owned()),
+            _ => {}
+        }
+    }
+    groups
+}
+
+fn table(groups: &BTreeMap<String, Group>) -> String {
+    let mut table = "| group | passed | failed | skipped | which failed |\n|---|---|---|---|---|\n".to_owned();
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for (name, group) in groups {
+        passed += group.passed;
+        failed += group.failed.len();
+        skipped += group.skipped;
+        let which = group.failed.join(", ");
+        writeln!(table, "| {name} | {} | {} | {} | {which} |", group.passed, group.failed.len(), group.skipped).unwrap();
+    }
+    write!(table, "| **all** | {passed} | {failed} | {skipped} | |").unwrap();
+    table
+}
+
+#[test]
+fn verdicts_are_counted_by_group() {
+    let output =
+        "chmod::enoent      ok\nchmod::eperm::dir      FAILED\n\tassertion failed: a == b\nlink::erofs    skipped\n\trequires x::y\n";
+    let groups = groups(output);
+    let lines = ["| chmod | 1 | 1 | 0 | eperm::dir |", "| link | 0 | 0 | 1 |  |", "| **all** | 1 | 1 | 1 | |"];
+    let table = table(&groups);
+    assert!(lines.iter().all(|line| table.contains(line)), "{table}");
+}
