@@ -16,7 +16,7 @@ use super::{
     Committed, Defect, Error, Reader, Result, Target,
     cache::BLOCK,
     read::Origin,
-    write::{Content, Held, Piece, Where, ZEROS},
+    write::{Content, Held, Piece, StagedFile, Where, ZEROS},
 };
 
 use crate::store::{ObjectVersion, Source};
@@ -197,17 +197,12 @@ impl File {
         reader.note(range, reach, self.content.room.blocks.largest_window()).filter(|ahead| ahead.end <= reach)
     }
 
-    fn pieces(&self, range: Range<u64>) -> (Vec<Piece<Arc<super::write::StagedFile>>>, Option<Arc<Origin>>) {
+    fn pieces(&self, range: Range<u64>) -> (Vec<Piece<Arc<StagedFile>>>, Option<Arc<Origin>>) {
         let state = self.content.state.lock();
         (state.extents.pieces(range), state.origin.clone())
     }
 
-    async fn read_pieces(
-        &self,
-        cx: &Ctx,
-        pieces: &[Piece<Arc<super::write::StagedFile>>],
-        origin: Option<&Arc<Origin>>,
-    ) -> Result<Vec<Bytes>> {
+    async fn read_pieces(&self, cx: &Ctx, pieces: &[Piece<Arc<StagedFile>>], origin: Option<&Arc<Origin>>) -> Result<Vec<Bytes>> {
         let mut bytes = Vec::with_capacity(pieces.len());
         for Piece { range, place } in pieces {
             match place {

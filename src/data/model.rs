@@ -3,6 +3,8 @@
 //! The limits are scaled down (parts of 4 KiB, a budget of 256 KiB), so that a few dozen steps stream, spill, edit, fail and settle. Nothing that
 //! was acknowledged may be missing, nothing may show that was not written, and once the store works everything becomes the object.
 
+#![allow(clippy::cast_possible_truncation, reason = "small numbers")]
+
 use std::time::Duration;
 
 use bytes::Bytes;

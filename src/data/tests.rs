@@ -1,5 +1,7 @@
 //! The room as a whole, over a simulated bucket and a simulated disk, in virtual time.
 
+#![allow(clippy::cast_possible_truncation, reason = "small numbers")]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
@@ -797,8 +799,34 @@ mod pressure {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_streams_at_once() {
-        let s = Setting::with(32, Config::default(), Capabilities::cos(), true);
+    async fn streams_that_fill_memory_with_short_parts_send_them() {
+        let s = Setting::with(32, Config::default(), Capabilities::cos(), false);
+        let files: Vec<_> = (0..24u64).map(|_| s.new_file()).collect();
+        for (file, n) in files.iter().zip(0..) {
+            file.stream_to(Some(target(&format!("{n}"), Replaces::Absent)));
+            for at in (0..MIB + 256 * KIB).step_by(128 << 10) {
+                s.write(file, at, &pattern(n + at, 128 * KIB)).await.unwrap();
+            }
+        }
+        for (file, n) in files.iter().zip(0..) {
+            file.commit(&s.fresh(), target(&format!("{n}"), Replaces::Absent)).await.unwrap();
+            let expected: Vec<u8> = (0..MIB + 256 * KIB).step_by(128 << 10).flat_map(|at| pattern(n + at, 128 * KIB)).collect();
+            assert!(s.peek(&format!("{n}")) == expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_streams_at_once_with_staging() {
+        many_streams_at_once(true).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_streams_at_once_without_staging() {
+        many_streams_at_once(false).await;
+    }
+
+    async fn many_streams_at_once(staging: bool) {
+        let s = Setting::with(32, Config::default(), Capabilities::cos(), staging);
         s.bucket.set_latency(Duration::from_millis(50));
         let writers = (0..12u64).map(|n| {
             let s = &s;
@@ -816,5 +844,77 @@ mod pressure {
         });
         futures_util::future::join_all(writers).await;
         check(&s, Duration::ZERO);
+    }
+}
+
+/// The switches of the differential tester do what they say.
+mod defects {
+    use super::*;
+
+    async fn with(defect: Option<Defect>) -> (Vec<u8>, Vec<u8>) {
+        let s = Setting::with(64, Config { defect, ..Config::default() }, Capabilities::cos(), false);
+        let file = s.object("a", vec![7; 100]);
+        file.truncate(&s.cx, 50).await.unwrap();
+        file.write(&s.cx, At::End, Bytes::from_static(b"append")).await.unwrap();
+        file.truncate(&s.cx, 70).await.unwrap();
+        let seen = s.read(&file, 0..100).await.unwrap();
+        file.commit(&s.cx, over(&file, "a")).await.unwrap();
+        (seen, s.peek("a"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_shows() {
+        let right = [&[7; 50][..], b"append", &[0; 14]].concat();
+        assert_eq!(with(None).await, (right.clone(), right.clone()));
+        let (seen, _) = with(Some(Defect::OldBytesInHole)).await;
+        assert_eq!(seen, [&[7; 50][..], b"append", &[7; 14]].concat());
+        let (seen, _) = with(Some(Defect::AppendLostAfterTruncate)).await;
+        assert_eq!(seen, [&[7; 50][..], &[0; 20]].concat());
+        let (seen, made) = with(Some(Defect::LastExtentDroppedAtFlush)).await;
+        assert_eq!((seen, made), (right, [&[7; 50][..], &[0; 20]].concat()));
+    }
+}
+
+mod together {
+    use super::*;
+
+    /// Four threads, each with its own stripe of one file, write, read back and commit at once.
+    #[test]
+    fn writers_readers_and_commits_at_once() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = Config { part_size: ByteSize::mib(1), ..Config::default() };
+            let s = Arc::new(Setting::with(16, config, Capabilities::cos(), true));
+            let file = s.object("a", vec![0; 8 << 20]);
+            let stripes = (0..4u64).map(|stripe| {
+                let (s, file) = (Arc::clone(&s), Arc::clone(&file));
+                tokio::spawn(async move {
+                    let mut expected = vec![0; 2 << 20];
+                    for n in 0..300u64 {
+                        let at = n * 7_919 * 31 % (2 * MIB - 20_000);
+                        let bytes = vec![(n % 250) as u8 + 1; 1 + (n * 131 % 19_000) as usize];
+                        expected[at as usize..][..bytes.len()].copy_from_slice(&bytes);
+                        s.write(&file, stripe * 2 * MIB + at, &bytes).await.unwrap();
+                        let from = n * 104_729 % (2 * MIB - 5000);
+                        let read = s.read(&file, stripe * 2 * MIB + from..stripe * 2 * MIB + from + 5000).await.unwrap();
+                        assert!(read == expected[from as usize..][..5000], "stripe {stripe}, write {n}");
+                        if n % 20 == stripe * 5 {
+                            file.commit(&s.fresh(), target("a", Replaces::Anything)).await.unwrap();
+                        }
+                        if n % 50 == 0 {
+                            s.data.room.blocks.memory.trim(0);
+                        }
+                    }
+                    expected
+                })
+            });
+            let mut expected = Vec::new();
+            for stripe in futures_util::future::join_all(stripes).await {
+                expected.extend(stripe.unwrap());
+            }
+            file.commit(&s.fresh(), target("a", Replaces::Anything)).await.unwrap();
+            assert!(s.peek("a") == expected);
+            assert_eq!(s.budget.used(Share::Dirty), 0);
+        });
     }
 }

@@ -21,6 +21,9 @@ use crate::vfs::{
     tree::{Facts, Local, Node, Place},
 };
 
+/// What a directory shows as its size, as on a local disk: some programs take 0 for something special.
+const DIRECTORY_SIZE: u64 = 4096;
+
 /// An answer made under the lock, but for the size, which an open file's own locks guard.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -121,7 +124,7 @@ impl Vfs {
             mode: attributes.mode.unwrap_or(mode),
             uid: attributes.uid.unwrap_or(self.config.uid),
             gid: attributes.gid.unwrap_or(self.config.gid),
-            size: node.size,
+            size: if node.is_directory() { DIRECTORY_SIZE } else { node.size },
             atime: node.atime,
             mtime: node.mtime(),
             ctime: node.ctime,
@@ -160,10 +163,6 @@ impl Vfs {
         // Released however this ends; what could not be committed now is committed behind it.
         let _release = ReleaseOnDrop::new(self, opened.fh);
         let handle = self.handles.file(opened.fh)?;
-        // truncate(2) to the size it has changes nothing, not even the times; ftruncate(2) and O_TRUNC set them.
-        if handle.file.size() == size {
-            return Ok(());
-        }
         self.truncate(cx, ino, &handle.file, size).await?;
         let only = self.names.lock().tree.node(ino).is_some_and(|node| node.opens == 1);
         // With other handles open their close sends it.

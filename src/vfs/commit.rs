@@ -18,8 +18,8 @@ use crate::vfs::{
     Error, Ino, Names, OnConflict, Posix, Preserve, Result, Vfs,
     handles::OpenFile,
     keymap::Name,
-    meta::{self, Attributes},
-    tree::{Facts, Local, Nameless, Node, Place},
+    meta,
+    tree::{Facts, Local, Nameless, Place},
 };
 
 /// A commit that is due.
@@ -67,23 +67,11 @@ impl Vfs {
         if let Some(done) = committed {
             self.note_committed(ino, &file, epoch, done);
         }
-        if late && let Some(changed) = self.changed_attributes(ino) {
-            // What the object carries is read anew there; what was changed here must come on top of it.
-            let apply = move |node: &mut Node| {
-                node.facts.attributes.clone_from(&changed);
-                Ok(())
-            };
-            self.send_attributes(cx, ino, apply).await?;
+        if late && self.names.lock().open.get(&ino).is_some_and(|open| open.changed.is_some()) {
+            self.send_attributes(cx, ino, |_| Ok(())).await?;
         }
         self.note_clean(ino, &file, epoch);
         Ok(())
-    }
-
-    /// The inode's attributes, if some of them are not in COS.
-    fn changed_attributes(&self, ino: Ino) -> Option<Attributes> {
-        let names = self.names.lock();
-        names.open.get(&ino)?.changed?;
-        names.tree.node(ino).map(|node| node.facts.attributes.clone())
     }
 
     fn due(&self, ino: Ino) -> Result<Option<Due>> {

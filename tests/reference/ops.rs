@@ -56,6 +56,7 @@ pub enum Action {
     RemoveXattr { path: String, name: String },
     List { path: String },
     ListDuring { path: String, first: u32, create: Vec<String>, remove: Vec<String> },
+    Fill { path: String, names: Vec<String> },
     ListRace { path: String, create: Vec<String>, remove: Vec<String> },
     WriteRace { path: String, at: u64, pages: u64, tag: u64 },
     /// The tester's own: all handles closed, the mount remounted.
@@ -192,8 +193,12 @@ impl Generator {
     }
 
     fn open(&mut self, known: &Known) -> Step {
-        let access = *self.chance.pick(&["r", "w", "w", "rw", "rw", "rw"]);
+        let mut access = *self.chance.pick(&["r", "w", "w", "rw", "rw", "rw"]);
         let extra = *self.chance.pick(&["", " creat", " creat", " creat excl", " creat trunc", " trunc", " append", " creat append"]);
+        if extra.contains("trunc") && access == "r" {
+            // POSIX leaves that undefined.
+            access = "rw";
+        }
         let path = if extra.contains("excl") || self.chance.one_in(4) { self.any_path() } else { self.old_path(&known.files) };
         let mode = *self.chance.pick(&[0o644, 0o600, 0o666, 0o755]);
         Step { process: self.process(), action: Action::Open { slot: self.slot(), path, flags: format!("{access}{extra}"), mode } }
@@ -274,7 +279,9 @@ impl Generator {
             81..90 => Action::List { path: self.directory(known) },
             90..98 => {
                 let path = self.directory(known);
-                let mut create: Vec<_> = (0..self.chance.below(4)).map(|n| format!("new-{}-{n}", self.count)).collect();
+                // Before, among and behind the other names.
+                let place = *self.chance.pick(&["0", "c", "~"]);
+                let mut create: Vec<_> = (0..self.chance.below(4)).map(|n| format!("{place}-{}-{n}", self.count)).collect();
                 if self.chance.one_in(3) {
                     create.push(self.component());
                 }
@@ -288,6 +295,11 @@ impl Generator {
                 // Tags are of one operation each; this one needs a range of them.
                 let (at, pages, tag) = (self.offset(), 2 + self.chance.below(20), 1_000_000 + 100 * self.count);
                 Action::WriteRace { path: self.old_path(&known.files), at, pages, tag }
+            }
+            // More names than the kernel asks for at once, and than a page of the bucket has.
+            _ if known.files.len() < 60 => {
+                let names = (0..60).map(|n| format!("many-{}-{n:02}", self.count)).collect();
+                Action::Fill { path: self.directory(known), names }
             }
             _ => Action::Stat { path: self.any_path(), follow: false },
         }

@@ -262,6 +262,10 @@ class Worker:
 
     # Names
 
+    def fill(self, path, names):
+        for name in names:
+            os.close(os.open(os.path.join(self.path(path), name), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+
     def mkdir(self, path, mode):
         os.mkdir(self.path(path), mode)
 

@@ -74,7 +74,8 @@ impl Memory {
         let mut shard = self.shard(key).lock();
         let Shard { blocks, flights } = &mut *shard;
         let runs = blocks.get(&key).map_or(&[][..], |block| &block.runs);
-        let flying = flights.entry(key).or_default();
+        let flying = flights.get(&key).map_or(&[][..], |flights| flights);
+        let mut claimed = Vec::new();
         let mut found = Vec::new();
         let mut at = range.start;
         while at < range.end {
@@ -91,13 +92,13 @@ impl Memory {
                 let next = ahead.filter(|start| *start > at).min().unwrap_or(len);
                 let stop = range.end.min(next);
                 let flight = Flight::new(key, sector_floor(at)..sector_ceil(stop).min(next));
-                flying.push(Arc::clone(&flight));
+                claimed.push(Arc::clone(&flight));
                 found.push(Found::Claimed(flight, at..stop));
                 at = stop;
             }
         }
-        if flying.is_empty() {
-            flights.remove(&key);
+        if !claimed.is_empty() {
+            flights.entry(key).or_default().extend(claimed);
         }
         found
     }

@@ -424,6 +424,7 @@ impl<S: Clone + PartialEq> Extents<S> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use proptest::prelude::*;
 

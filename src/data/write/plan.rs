@@ -184,6 +184,7 @@ fn split(runs: &[Planned], limits: Limits) -> Vec<Planned> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use proptest::prelude::*;
 

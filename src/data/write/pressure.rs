@@ -4,6 +4,7 @@
 //! 1. *Nobody waits for what will not come.* A writer waits only while something that frees memory is really under way: a spill, a commit, a part
 //!    of a stream. Each holds a [`Working`]; when the last has ended and the share is still full, the writer gets [`Error::NoRoom`].
 //! 2. *Nobody waits in a ring.* Spills and commits take nothing from the dirty share, and writers hold nothing they need.
+//!    Before that, streams that cannot be spilled send what they have, be it less than a part.
 //! 3. *Whom to spill.* The file with the most bytes in memory, whatever its pattern; then the next, down to half of the share, so that one
 //!    spiller run makes room for many writes.
 
@@ -103,7 +104,8 @@ impl Room {
                 if let Some(reservation) = self.budget.try_reserve(Share::Dirty, bytes) {
                     return Ok(reservation);
                 }
-                if !std::mem::take(&mut last_resort) || !self.press(true) {
+                let spills = std::mem::take(&mut last_resort) && self.press(true);
+                if !spills && !self.hurry(cx) {
                     return Err(Error::NoRoom);
                 }
             }
@@ -115,6 +117,12 @@ impl Room {
                 () = &mut ended => {}
             }
         }
+    }
+
+    /// Has every stream send what it has, where nothing can be spilled. Returns whether any does.
+    fn hurry(self: &Arc<Self>, cx: &Ctx) -> bool {
+        self.all().iter().for_each(|content| content.hurry(cx));
+        self.relief.working.load(Ordering::SeqCst) > 0
     }
 
     /// Starts the spiller if the share is filling up, there is somewhere to spill to, and there may be something to spill (or `anyway`).

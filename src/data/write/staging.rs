@@ -193,6 +193,7 @@ fn add(taken: &mut BTreeMap<u64, u64>, mut range: Range<u64>) {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use proptest::prelude::*;
 

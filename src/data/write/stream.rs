@@ -44,6 +44,8 @@ pub(super) struct Stream {
     /// From `cut` to here there is no gap, as far as anybody looked.
     covered: u64,
     in_flight: usize,
+    /// Memory is short: the next part may be any length that COS takes.
+    hurry: bool,
     /// Why cutting has stopped.
     failed: Option<Error>,
     /// Tells the parts of one upload from those of the next.
@@ -152,14 +154,23 @@ impl Content {
         });
     }
 
+    /// Memory is short and nothing else frees any: sends what there is, though it is less than a part should be.
+    pub(super) fn hurry(self: &Arc<Self>, cx: &Ctx) {
+        self.state.lock().stream.hurry = true;
+        self.pump(cx);
+        // What it found nothing for must not shorten a part later.
+        let mut state = self.state.lock();
+        state.stream.hurry = matches!(state.stream.phase, Phase::Opening);
+    }
+
     fn next_part(&self) -> Next {
         let limits = self.limits();
         let quarter = self.room.budget.share(Share::Dirty) / 4;
         let mut state = self.state.lock();
-        let State { extents, stream, origin, orphan, running, .. } = &mut *state;
-        let Some(target) = stream.target.as_ref().filter(|_| !*orphan && running.is_none() && stream.failed.is_none()) else {
-            return Next::Nothing;
-        };
+        // A base that may change when an outcome is settled is none to stream over.
+        let may = !state.orphan && state.running.is_none() && state.unsettled.is_none() && state.stream.failed.is_none();
+        let State { extents, stream, origin, .. } = &mut *state;
+        let Some(target) = stream.target.as_ref().filter(|_| may) else { return Next::Nothing };
         let number = u32::try_from(stream.parts.len()).unwrap_or(u32::MAX) + 1;
         if let Phase::Idle = stream.phase {
             if !extents.only_appended() || (1..limits.smallest).contains(&extents.base_reach()) {
@@ -168,13 +179,17 @@ impl Content {
             stream.covered = stream.covered.max(extents.base_reach());
         }
         let from = if matches!(stream.phase, Phase::Idle) { extents.base_reach() } else { stream.cut };
-        let size = limits.part_size(number, quarter);
-        if stream.covered < from + size + 1 {
+        let mut size = limits.part_size(number, quarter);
+        if stream.covered <= from + size {
             stream.covered = extents.covered_to(stream.covered.max(from));
         }
         // A file that ends with this part may still be one PUT.
         if stream.covered <= from + size {
-            return Next::Nothing;
+            let there = stream.covered - from;
+            if !stream.hurry || there < limits.smallest {
+                return Next::Nothing;
+            }
+            size = there;
         }
         match &stream.phase {
             Phase::Idle => {
@@ -197,6 +212,7 @@ impl Content {
                 stream.parts.push(Going { planned, answered: None });
                 stream.cut = from + size;
                 stream.in_flight += 1;
+                stream.hurry = false;
                 let place = Place { upload_number: stream.upload_number, index: stream.parts.len() - 1 };
                 Next::Send(Arc::clone(upload), place)
             }
@@ -433,19 +449,19 @@ impl Content {
         if wanted != (Meta { token: None, ..made.meta.clone() }) {
             let meta = self.room.marked(&target.carried(true));
             let base = &made.stored.version;
+            let whole = 0..base.size;
             let replaces = Replaces::Version(base.clone());
             let copied = commit::copy_marked(&self.room, cx, &self.bucket, base, &target.key, meta.clone(), &replaces).await;
             let stored = copied.map_err(|refused| {
                 if refused.outcome == Outcome::Unknown {
                     // No generation is written by it: only the base changes.
-                    let (generation, size, whole) = (0, base.size, vec![0..base.size]);
-                    self.state.lock().unsettled =
-                        Some(Unsettled { target: target.clone(), meta: meta.clone(), generation, size, clean: whole });
+                    let (generation, size, clean) = (0, base.size, vec![whole.clone()]);
+                    self.state.lock().unsettled = Some(Unsettled { target: target.clone(), meta: meta.clone(), generation, size, clean });
                 }
                 refused.error
             })?;
             self.rebase(stored.version.clone());
-            self.room.carry(&self.bucket, base, &stored.version, &[0..base.size]);
+            self.room.carry(&self.bucket, base, &stored.version, &[whole]);
             return Ok(Committed { stored, meta, last_modified: None });
         }
         if has_times || target.times_set || target.times.is_empty() {

@@ -104,7 +104,7 @@ async fn what_only_this_mount_knows_is_listed() {
     s.mkdir("z").await.unwrap();
     let entries = s.entries("", 10, true).await;
     let seen: Vec<_> = entries.iter().map(|entry| (entry.name.as_str(), entry.kind, entry.entry.map(|entry| entry.attr.size))).collect();
-    assert_eq!(seen, [("a", Some(FileKind::File), Some(3)), ("m", None, None), ("z", Some(FileKind::Directory), Some(0))]);
+    assert_eq!(seen, [("a", Some(FileKind::File), Some(3)), ("m", None, None), ("z", Some(FileKind::Directory), Some(4096))]);
     s.close(fh).await.unwrap();
 }
 
