@@ -9,7 +9,7 @@
 //! to be written between [`Vfs::copy_all`] and the move, and struck out behind the deletes.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsStr,
     sync::{
         Arc,
@@ -254,8 +254,7 @@ impl Vfs {
             file.rebase(version);
         }
         drop(frozen);
-        self.delete_all(cx, &moved).await;
-        Ok(())
+        self.delete_all(cx, &moved).await
     }
 
     /// Open files below a directory, in the order in which they are frozen.
@@ -298,9 +297,27 @@ impl Vfs {
             }
             match page.next {
                 Some(next) => request.after = Some(next),
-                None => return Ok(all),
+                None => break,
             }
         }
+        // A list may lack what this mount has just written.
+        let listed: HashSet<Key> = all.iter().map(|(version, _)| version.key.clone()).collect();
+        for version in self.origins_below(directory) {
+            if let Some(rest) = version.key.as_str().strip_prefix(from)
+                && !listed.contains(&version.key)
+            {
+                let key = Key::new(format!("{to}{rest}"));
+                all.push((version, key));
+            }
+        }
+        Ok(all)
+    }
+
+    /// The objects that this mount knows of in a directory and below.
+    fn origins_below(&self, directory: Ino) -> Vec<ObjectVersion> {
+        let names = self.names.lock();
+        let below = names.tree.below(directory).into_iter().filter_map(|ino| names.tree.node(ino)?.facts.origin.clone());
+        below.collect()
     }
 
     /// Copies all, or none: after a failure the copies are deleted again.
@@ -341,7 +358,10 @@ impl Vfs {
             }
         }
         let Some(error) = failure else { return Ok(moved) };
-        let copies: Vec<Key> = moved.iter().filter_map(|moved| moved.facts.origin.as_ref().map(|origin| origin.key.clone())).collect();
+        // The empty directory that was there keeps its marker, though it is a copy now.
+        let stays = |key: &Key| matches!(&marker, Replaces::Version(version) if version.key == *key);
+        let copies = moved.iter().filter_map(|moved| moved.facts.origin.as_ref().map(|origin| origin.key.clone()));
+        let copies: Vec<Key> = copies.filter(|key| !stays(key)).collect();
         for batch in copies.chunks(self.bucket.capabilities().delete_batch) {
             if let Err(error) = self.bucket.delete_many(cx, batch).await {
                 tracing::warn!(%error, "a rename failed, and some of its copies stay");
@@ -392,22 +412,26 @@ impl Vfs {
         rebased
     }
 
-    /// Deletes the sources. The move has happened: what cannot be deleted is said and stays.
-    async fn delete_all(&self, cx: &Ctx, moved: &[Moved]) {
+    /// Deletes the sources. The move has happened: what cannot be deleted stays, and the program is told so.
+    async fn delete_all(&self, cx: &Ctx, moved: &[Moved]) -> Result<()> {
+        let mut failure = None;
         let keys: Vec<Key> = moved.iter().map(|moved| moved.old.key.clone()).collect();
         for batch in keys.chunks(self.bucket.capabilities().delete_batch) {
             let refused = match self.bucket.delete_many(cx, batch).await {
                 Ok(refused) => refused,
                 Err(error) => {
                     tracing::error!(%error, "a directory was renamed, and objects under its old name could not be deleted");
+                    failure = failure.or(Some(error));
                     continue;
                 }
             };
             cx.progressed();
             for (key, error) in refused {
                 tracing::error!(%key, %error, "a directory was renamed, and an object under its old name could not be deleted");
+                failure = failure.or(Some(error));
             }
         }
+        failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// What a copy to the name of `replaced` expects to find.
