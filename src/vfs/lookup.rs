@@ -124,7 +124,7 @@ impl Vfs {
                 }
             }
             Some(Listed::Prefix) => return Ok(Some(self.ask_marker(cx, &marker).await?)),
-            Some(Listed::Own) | None => {}
+            Some(Listed::Own { .. }) | None => {}
         }
         let request = ListRequest { prefix: marker.as_str().to_owned(), limit: Some(1), ..ListRequest::default() };
         let list = self.bucket.list(cx, &request);

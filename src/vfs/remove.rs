@@ -178,7 +178,7 @@ impl Vfs {
         let leaves = |name: &Name| entries.children.get(name) == Some(&leaving);
         let listing = entries.listing.as_ref().filter(|listing| young(listing.at));
         let mut listed = listing.into_iter().flat_map(|listing| &listing.names);
-        if listed.any(|(name, listed)| *listed != Listed::Own && !leaves(name)) {
+        if listed.any(|(name, listed)| !matches!(listed, Listed::Own { .. }) && !leaves(name)) {
             return true;
         }
         let mut others = entries.children.values().filter(|other| **other != leaving);

@@ -21,7 +21,10 @@ pub(in crate::vfs) enum Listed {
         modified: SystemTime,
     },
     /// Something this mount made since; the tree knows it, or COS has to be asked.
-    Own,
+    Own {
+        /// Its key ends in `/`.
+        directory: bool,
+    },
 }
 
 /// Every name of a directory at one time, and what this mount changed since.

@@ -304,6 +304,7 @@ impl Tree {
 
     /// Edges and listing learn that `name` is there.
     fn link(&mut self, parent: Ino, name: &Name, ino: Ino, own: bool) {
+        let listed = Listed::Own { directory: self.directory(ino).is_some() };
         let Some(directory) = self.directory_mut(parent) else { return };
         directory.children.insert(name.clone(), ino);
         directory.absent.remove(name);
@@ -312,7 +313,7 @@ impl Tree {
         }
         if let Some(listing) = directory.listing.as_mut()
             && (own || !listing.names.contains_key(name))
-            && listing.names.insert(name.clone(), Listed::Own).is_none()
+            && listing.names.insert(name.clone(), listed).is_none()
         {
             self.names_listed += 1;
         }
@@ -366,8 +367,9 @@ impl Tree {
     /// Takes a whole listing whose first page was asked for at `at`. What this mount changed since is put right.
     pub(super) fn set_listing(&mut self, ino: Ino, at: Instant, mut names: BTreeMap<Name, Listed>, keep_own: bool) {
         if keep_own {
-            for (name, _) in self.own_children(ino, at) {
-                names.entry(name).or_insert(Listed::Own);
+            for (name, child) in self.own_children(ino, at) {
+                let directory = self.directory(child).is_some();
+                names.entry(name).or_insert(Listed::Own { directory });
             }
         }
         names.retain(|name, _| !self.is_gone(ino, name, at));
