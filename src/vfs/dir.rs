@@ -81,6 +81,8 @@ struct Cursor {
 struct Item {
     name: Name,
     listed: Listed,
+    /// When the page it is from was asked for.
+    asked: Instant,
 }
 
 impl State {
@@ -171,7 +173,7 @@ impl Vfs {
     fn offer(&self, directory: Ino, item: &Item, next: u64, plus: bool, sink: &mut dyn DirSink) -> Result<Pushed> {
         let (shown, kind, draft) = {
             let mut names = self.names.lock();
-            if names.tree.is_gone(directory, &item.name, self.clock.now()) {
+            if names.tree.is_gone(directory, &item.name, item.listed.object(), item.asked) {
                 return Ok(Pushed::Taken);
             }
             self.take_listed(&mut names, directory, item, plus);
@@ -275,7 +277,7 @@ impl Vfs {
         for (name, listed) in &listing.names {
             let marker = matches!(listed, Listed::Prefix | Listed::Own { directory: true });
             let relative = self.relative(&prefix, name, marker)?;
-            items.insert(relative, Item { name: name.clone(), listed: listed.clone() });
+            items.insert(relative, Item { name: name.clone(), listed: listed.clone(), asked: listing.at });
         }
         Ok(Some(items.into_values().collect()))
     }
@@ -329,7 +331,7 @@ impl Vfs {
             let component = if listed == Listed::Prefix { relative.strip_suffix('/').unwrap_or(relative) } else { relative };
             // A key that is as long as COS allows leaves no room for what a name may need.
             if let Some(name) = self.keys.name_of(component).filter(|name| self.keys.child(&prefix, name).is_ok()) {
-                entries.insert(relative.to_owned(), Item { name, listed });
+                entries.insert(relative.to_owned(), Item { name, listed, asked });
             }
         }
         self.merge_own(directory, &prefix, asked, (cursor.after.as_deref(), next.as_deref()), &mut entries)?;
@@ -367,12 +369,12 @@ impl Vfs {
         }
         // A file in place of a directory, or the other way round, is where its own key is, and only there.
         entries.retain(|relative, item| {
-            !names.tree.is_gone(directory, &item.name, asked) && own.get(&item.name).is_none_or(|(own, _)| own == relative)
+            !names.tree.is_gone(directory, &item.name, item.listed.object(), asked) && own.get(&item.name).is_none_or(|(own, _)| own == relative)
         });
         for (name, (relative, directory)) in own {
             let here = after.is_none_or(|after| relative.as_str() > after) && upto.is_none_or(|upto| relative.as_str() <= upto);
             if here {
-                entries.entry(relative).or_insert(Item { name, listed: Listed::Own { directory } });
+                entries.entry(relative).or_insert(Item { name, listed: Listed::Own { directory }, asked });
             }
         }
         Ok(())

@@ -131,11 +131,12 @@ impl Vfs {
         loop {
             let asked = self.clock.now();
             let page = self.bucket.list(cx, &request).await?;
-            let keys = page.objects.iter().map(|object| &object.version.key).chain(&page.prefixes);
-            for key in keys.filter(|key| key.as_str() != directory) {
+            let objects = page.objects.iter().map(|object| (&object.version.key, Some((&object.version, object.last_modified))));
+            let listed = objects.chain(page.prefixes.iter().map(|key| (key, None)));
+            for (key, object) in listed.filter(|(key, _)| key.as_str() != directory) {
                 let component = key.as_str()[directory.len()..].trim_end_matches('/');
                 // A list may still show what this mount just removed.
-                let gone = self.keys.name_of(component).is_some_and(|name| self.names.lock().tree.is_gone(ino, &name, asked));
+                let gone = self.keys.name_of(component).is_some_and(|name| self.names.lock().tree.is_gone(ino, &name, object, asked));
                 if !gone {
                     return Err(Error::NotEmpty);
                 }

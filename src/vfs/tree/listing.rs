@@ -27,6 +27,16 @@ pub(in crate::vfs) enum Listed {
     },
 }
 
+impl Listed {
+    /// Which object is shown, and when that was last written.
+    pub(in crate::vfs) fn object(&self) -> Option<(&ObjectVersion, SystemTime)> {
+        match self {
+            Self::Object { version, modified } => Some((version, *modified)),
+            Self::Prefix | Self::Own { .. } => None,
+        }
+    }
+}
+
 /// Every name of a directory at one time, and what this mount changed since.
 #[derive(Debug, Clone)]
 pub(in crate::vfs) struct Listing {
