@@ -254,7 +254,7 @@ impl Vfs {
             file.rebase(version);
         }
         drop(frozen);
-        self.delete_all(cx, &moved).await;
+        self.delete_sources(cx, &from, &moved).await;
         Ok(())
     }
 
@@ -392,9 +392,31 @@ impl Vfs {
         rebased
     }
 
-    /// Deletes the sources. The move has happened: what cannot be deleted is said and stays.
-    async fn delete_all(&self, cx: &Ctx, moved: &[Moved]) {
-        let keys: Vec<Key> = moved.iter().map(|moved| moved.old.key.clone()).collect();
+    /// Deletes the sources, each only as the version that was copied. The move has happened: what cannot be deleted is said and stays.
+    async fn delete_sources(&self, cx: &Ctx, from: &str, moved: &[Moved]) {
+        let there = match self.versions_below(cx, from).await {
+            Ok(there) => there,
+            Err(error) => {
+                tracing::error!(%error, %from, "a directory was renamed, and its old name could not be listed: what is there stays");
+                return;
+            }
+        };
+        let mut keys = Vec::with_capacity(moved.len());
+        for Moved { old, .. } in moved {
+            match there.get(&old.key) {
+                Some(now) if !now.same_bytes(old) => {
+                    tracing::warn!(key = %old.key, "somebody else rewrote it while its directory was renamed: it stays under its old name, too");
+                }
+                Some(_) => keys.push(old.key.clone()),
+                // A directory's object in the old form is not below it.
+                None if !old.key.as_str().starts_with(from) => {
+                    if let Err(error) = self.delete(cx, old).await {
+                        tracing::error!(key = %old.key, %error, "a directory was renamed, and its old object could not be deleted");
+                    }
+                }
+                None => {}
+            }
+        }
         for batch in keys.chunks(self.bucket.capabilities().delete_batch) {
             let refused = match self.bucket.delete_many(cx, batch).await {
                 Ok(refused) => refused,
@@ -406,6 +428,21 @@ impl Vfs {
             cx.progressed();
             for (key, error) in refused {
                 tracing::error!(%key, %error, "a directory was renamed, and an object under its old name could not be deleted");
+            }
+        }
+    }
+
+    /// Every object whose key begins with `prefix`, as it is now.
+    async fn versions_below(&self, cx: &Ctx, prefix: &str) -> Result<HashMap<Key, ObjectVersion>> {
+        let mut all = HashMap::new();
+        let mut request = ListRequest { prefix: prefix.to_owned(), ..ListRequest::default() };
+        loop {
+            let page = self.bucket.list(cx, &request).await?;
+            cx.progressed();
+            all.extend(page.objects.into_iter().map(|object| (object.version.key.clone(), object.version)));
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => return Ok(all),
             }
         }
     }
