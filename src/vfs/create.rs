@@ -27,6 +27,8 @@ pub(super) const LONGEST_LINK: u64 = 4095;
 const SETGID: u32 = 0o2000;
 const TYPE_BITS: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
+const PIPE: u32 = 0o010_000;
+const SOCKET: u32 = 0o140_000;
 
 impl Vfs {
     /// Creates a file, or opens it if it is there and `flags` do not exclude that. `mode` has the umask applied.
@@ -75,10 +77,17 @@ impl Vfs {
         Ok((draft?.entry(), opened))
     }
 
-    /// Makes a regular file without opening it; other kinds are refused. `mode` has the umask applied and holds the type bits.
+    /// Makes a regular file without opening it, a named pipe or a socket. `mode` has the umask applied and holds the type bits.
     pub async fn mknod(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr, mode: u32) -> Result<Entry> {
-        if !matches!(mode & TYPE_BITS, 0 | REGULAR) {
-            return Err(Error::NotPermitted("COS keeps neither device nodes nor sockets nor pipes"));
+        match mode & TYPE_BITS {
+            0 | REGULAR => {}
+            // An empty object whose mode says what it is, as COSFS keeps them; what they do is the kernel's.
+            kind @ (PIPE | SOCKET) if self.config.posix == Posix::Full => {
+                let made = Made { kind: FileKind::Special(kind), mode, content_type: PLAIN_TYPE, body: Bytes::new() };
+                return self.make(cx, parent, name, made).await;
+            }
+            PIPE | SOCKET => return Err(Error::NotPermitted("pipes and sockets are kept as a mode, and --posix keeps none")),
+            _ => return Err(Error::NotPermitted("nothing keeps the numbers of a device node in COS")),
         }
         let flags = OpenFlags { read: false, write: true, append: false, truncate: false, exclusive: true };
         let (entry, opened) = self.create(cx, parent, name, mode, flags).await?;

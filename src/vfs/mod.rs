@@ -83,7 +83,7 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Symlink,
-    /// Something only another tool can have stored: a device, a socket, a pipe. The `S_IFMT` bits.
+    /// A pipe, a socket, or what only another tool can have stored: a device. The `S_IFMT` bits.
     Special(u32),
 }
 

@@ -307,11 +307,17 @@ async fn a_new_entry_gets_the_callers_group_or_the_directorys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mknod_makes_regular_files_only() {
+async fn mknod_makes_files_pipes_and_sockets() {
     let s = Setting::new();
     s.vfs.mknod(&s.cx(), Ino::ROOT, "a".as_ref(), 0o100_644).await.unwrap();
     assert_eq!(s.peek("a").as_deref(), Some(""));
-    assert!(matches!(s.vfs.mknod(&s.cx(), Ino::ROOT, "p".as_ref(), 0o010_644).await, Err(Error::NotPermitted(_))));
+    for (name, bits) in [("p", 0o010_000), ("s", 0o140_000)] {
+        let entry = s.vfs.mknod(&s.cx(), Ino::ROOT, name.as_ref(), bits | 0o644).await.unwrap();
+        assert_eq!((entry.attr.kind, entry.attr.mode), (FileKind::Special(bits), 0o644));
+        assert_eq!(s.peek(name).as_deref(), Some(""));
+        assert!(matches!(s.vfs.mknod(&s.cx(), Ino::ROOT, name.as_ref(), bits | 0o644).await, Err(Error::Exists)));
+    }
+    assert!(matches!(s.vfs.mknod(&s.cx(), Ino::ROOT, "d".as_ref(), 0o020_644).await, Err(Error::NotPermitted(_))));
 }
 
 #[tokio::test(start_paused = true)]
