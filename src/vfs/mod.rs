@@ -87,7 +87,7 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Symlink,
-    /// Something only another tool can have stored: a device, a socket, a pipe. The `S_IFMT` bits.
+    /// A pipe, a socket or a device node. The `S_IFMT` bits.
     Special(u32),
 }
 
@@ -107,6 +107,8 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// A device node's numbers, as Linux packs them; else 0.
+    pub rdev: u32,
     /// Size in bytes.
     pub size: u64,
     /// Last access: in memory only.
