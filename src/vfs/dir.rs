@@ -1,12 +1,14 @@
 //! opendir, readdir, releasedir.
 //!
 //! Entries come in the order of their keys (a directory sorts as `name/`), a page of the listing at a time, so that ten million names never live in
-//! memory: a handle keeps the page it stands in and, per page, where it began. What only this mount knows is merged into the page
-//! whose keys it lies between: files never committed, names made lately; names removed lately are left out. Since a name's place in the order does not
-//! change, an entry that exists throughout appears exactly once, whatever else comes and goes.
+//! memory. What only this mount knows is merged into the page whose keys it lies between: files never committed, names made lately; names removed
+//! lately are left out. Since a name's place in the order does not change, an entry that exists throughout appears exactly once, whatever else comes
+//! and goes.
 //!
 //! 1. Offsets: 0 is the beginning, 1 is behind `.`, 2 behind `..` (both given out here), and so on by position in the listing as this handle saw
-//!    it. An offset before the page kept lists again from where its page began.
+//!    it. The kernel asks again for what did not fit into the program's buffer, so a handle keeps what it gave out last, name by name, and gives out the
+//!    same again: pages are only appended to it, never made anew, and what is created behind the place it stands at does not appear. Only seekdir(3) goes
+//!    back further, to where this handle keeps no more than where each page began: from there it lists again and counts.
 //! 2. A file `x` and keys below `x/`: the file wins and the directory is hidden. Between the two lie only keys that begin with `x`, so a stack of the files
 //!    whose names the current key begins with is all that has to be remembered.
 //! 3. An entry carries attributes only if they are known exactly; taking such an entry raises its inode's lookup count. The others go out by name.
@@ -14,7 +16,7 @@
 //! A directory read to its end is kept as a whole, within the budget: names it lacks are then absent without a request.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     ffi::OsStr,
     sync::Arc,
 };
@@ -36,6 +38,8 @@ use crate::vfs::{
 
 /// Position of the first entry behind `.` and `..`.
 const FIRST: u64 = 2;
+/// Entries kept behind the place a handle stands at: more than one answer to the kernel has.
+const LOOK_BACK: usize = 4096;
 
 /// One open directory.
 #[derive(Debug)]
@@ -48,10 +52,10 @@ pub(super) struct DirectoryHandle {
 /// Where a directory handle stands.
 #[derive(Debug)]
 struct State {
-    /// The page it stands in, and the position of its first entry.
-    page: Vec<Item>,
+    /// What was given out last and what comes next, and the position of its first entry. Invariant: an entry keeps its position.
+    window: VecDeque<Item>,
     first: u64,
-    /// Behind the page.
+    /// Behind the window.
     next: Next,
     /// Where each page began, by position.
     checkpoints: Vec<(u64, Cursor)>,
@@ -77,11 +81,34 @@ struct Cursor {
 struct Item {
     name: Name,
     listed: Listed,
+    /// When the page it is from was asked for.
+    asked: Instant,
 }
 
 impl State {
     fn new() -> Self {
-        Self { page: Vec::new(), first: FIRST, next: Next::Page(Cursor::default()), checkpoints: Vec::new(), whole: None }
+        Self { window: VecDeque::new(), first: FIRST, next: Next::Page(Cursor::default()), checkpoints: Vec::new(), whole: None }
+    }
+
+    /// The position behind the window.
+    fn end(&self) -> u64 {
+        self.first + self.window.len() as u64
+    }
+
+    /// Lets go of what lies far behind `at`.
+    fn trim(&mut self, at: u64) {
+        let behind = usize::try_from(at.saturating_sub(self.first)).unwrap_or(usize::MAX).min(self.window.len());
+        let old = behind.saturating_sub(LOOK_BACK);
+        self.window.drain(..old);
+        self.first += old as u64;
+    }
+
+    /// Back to the page that `at` lies in, which is listed again.
+    fn go_back(&mut self, at: u64) {
+        let page = self.checkpoints.iter().rposition(|(first, _)| *first <= at).unwrap_or(0);
+        let (first, cursor) = self.checkpoints.get(page).cloned().unwrap_or((FIRST, Cursor::default()));
+        self.checkpoints.truncate(page + 1);
+        *self = Self { first, next: Next::Page(cursor), checkpoints: std::mem::take(&mut self.checkpoints), ..Self::new() };
     }
 }
 
@@ -125,9 +152,9 @@ impl Vfs {
             if at < state.first {
                 state.go_back(at);
             }
-            let Some(item) = usize::try_from(at - state.first).ok().and_then(|index| state.page.get(index)).cloned() else {
+            let Some(item) = usize::try_from(at - state.first).ok().and_then(|index| state.window.get(index)).cloned() else {
                 let Next::Page(cursor) = state.next.clone() else { return Ok(()) };
-                self.next_page(cx, handle.ino, &mut state, cursor).await?;
+                self.next_page(cx, handle.ino, &mut state, at, cursor).await?;
                 continue;
             };
             if self.offer(handle.ino, &item, at + 1, plus, sink)? == Pushed::Full {
@@ -146,7 +173,7 @@ impl Vfs {
     fn offer(&self, directory: Ino, item: &Item, next: u64, plus: bool, sink: &mut dyn DirSink) -> Result<Pushed> {
         let (shown, kind, draft) = {
             let mut names = self.names.lock();
-            if names.tree.is_gone(directory, &item.name, self.clock.now()) {
+            if names.tree.is_gone(directory, &item.name, item.listed.object(), item.asked) {
                 return Ok(Pushed::Taken);
             }
             self.take_listed(&mut names, directory, item, plus);
@@ -154,10 +181,10 @@ impl Vfs {
             let key = self.keys.child(&names.directory_key(&self.keys, directory)?, &item.name)?;
             let node = child.and_then(|ino| names.tree.node(ino).map(|node| (ino, node.facts.kind)));
             let kind = node.map(|(_, kind)| kind).or(match &item.listed {
-                Listed::Prefix => Some(FileKind::Directory),
+                Listed::Prefix | Listed::Own { directory: true } => Some(FileKind::Directory),
                 // A symbolic link's body is never longer.
                 Listed::Object { version, .. } if version.size > LONGEST_LINK => Some(FileKind::File),
-                Listed::Object { .. } | Listed::Own => None,
+                Listed::Object { .. } | Listed::Own { directory: false } => None,
             });
             let marker = if kind == Some(FileKind::Directory) { "/" } else { "" };
             let shown = child.unwrap_or_else(|| names.tree.number(&format!("{key}{marker}"), 0));
@@ -206,12 +233,11 @@ impl Vfs {
         }
     }
 
-    /// Fetches the page that begins at `cursor`.
-    async fn next_page(&self, cx: &Ctx, directory: Ino, state: &mut State, cursor: Cursor) -> Result<()> {
-        let first = state.first + state.page.len() as u64;
+    /// Appends the page that begins at `cursor` to the window of a handle that stands at `at`.
+    async fn next_page(&self, cx: &Ctx, directory: Ino, state: &mut State, at: u64, cursor: Cursor) -> Result<()> {
         let beginning = cursor.after.is_none();
-        if beginning && let Some(page) = self.fresh_listing(directory) {
-            *state = State { page, next: Next::End, ..State::new() };
+        if beginning && let Some(all) = self.fresh_listing(directory)? {
+            *state = State { window: all.into(), next: Next::End, ..State::new() };
             return Ok(());
         }
         let asked = self.clock.now();
@@ -219,6 +245,7 @@ impl Vfs {
             state.whole = Some((asked, BTreeMap::new()));
         }
         let (page, next) = self.fetch(cx, directory, &cursor, asked).await?;
+        let first = state.end();
         if state.checkpoints.last().is_none_or(|(last, _)| *last < first) {
             state.checkpoints.push((first, cursor));
         }
@@ -232,17 +259,34 @@ impl Vfs {
         {
             self.keep_listing(directory, asked, names);
         }
-        (state.page, state.first, state.next) = (page, first, next);
+        state.trim(at);
+        state.window.extend(page);
+        state.next = next;
         Ok(())
     }
 
-    /// The directory as it is remembered, if that is young enough.
-    fn fresh_listing(&self, directory: Ino) -> Option<Vec<Item>> {
+    /// The directory as it is remembered, if that is young enough: in the order in which COS would list it.
+    fn fresh_listing(&self, directory: Ino) -> Result<Option<Vec<Item>>> {
         let names = self.names.lock();
-        let listing = names.tree.directory(directory)?.listing.as_ref()?;
-        let age = self.clock.now().saturating_duration_since(listing.at);
-        (age < self.config.metadata_ttl)
-            .then(|| listing.names.iter().map(|(name, listed)| Item { name: name.clone(), listed: listed.clone() }).collect())
+        let Some(listing) = names.tree.directory(directory).and_then(|directory| directory.listing.as_ref()) else { return Ok(None) };
+        if self.clock.now().saturating_duration_since(listing.at) >= self.config.metadata_ttl {
+            return Ok(None);
+        }
+        let prefix = names.directory_key(&self.keys, directory)?;
+        let mut items = BTreeMap::new();
+        for (name, listed) in &listing.names {
+            let marker = matches!(listed, Listed::Prefix | Listed::Own { directory: true });
+            let relative = self.relative(&prefix, name, marker)?;
+            items.insert(relative, Item { name: name.clone(), listed: listed.clone(), asked: listing.at });
+        }
+        Ok(Some(items.into_values().collect()))
+    }
+
+    /// Where `name` stands in the order of its directory, whose keys begin with `prefix`.
+    fn relative(&self, prefix: &str, name: &Name, directory: bool) -> Result<String> {
+        let key = self.keys.child(prefix, name)?;
+        let slash = if directory { "/" } else { "" };
+        Ok(format!("{}{slash}", &key.as_str()[prefix.len()..]))
     }
 
     pub(super) fn keep_listing(&self, directory: Ino, asked: Instant, names: BTreeMap<Name, Listed>) {
@@ -262,10 +306,18 @@ impl Vfs {
 
     /// One page of a directory, with what only this mount knows.
     async fn fetch(&self, cx: &Ctx, directory: Ino, cursor: &Cursor, asked: Instant) -> Result<(Vec<Item>, Next)> {
-        let prefix = self.names.lock().directory_key(&self.keys, directory)?;
-        let after = cursor.after.as_ref().map(|after| Key::new(format!("{prefix}{after}")));
-        let request = ListRequest { prefix: prefix.clone(), delimited: true, after, limit: None };
-        let page = self.bucket.list(cx, &request).await?;
+        let mut prefix = self.names.lock().directory_key(&self.keys, directory)?;
+        let page = loop {
+            let after = cursor.after.as_ref().map(|after| Key::new(format!("{prefix}{after}")));
+            let request = ListRequest { prefix: prefix.clone(), delimited: true, after, limit: None };
+            let page = self.bucket.list(cx, &request).await?;
+            let now = self.names.lock().directory_key(&self.keys, directory)?;
+            if now == prefix {
+                break page;
+            }
+            // Renamed meanwhile: what is left under the old name is not the directory.
+            prefix = now;
+        };
         let next = page.next.as_ref().map(|next| next.as_str().strip_prefix(&prefix).unwrap_or_default().to_owned());
 
         // By key relative to the directory, a directory's ending in `/`; the marker of the directory itself is no entry.
@@ -277,8 +329,9 @@ impl Vfs {
         for (key, listed) in objects.chain(page.prefixes.into_iter().map(|key| (key, Listed::Prefix))) {
             let Some(relative) = key.as_str().strip_prefix(&prefix).filter(|relative| !relative.is_empty()) else { continue };
             let component = if listed == Listed::Prefix { relative.strip_suffix('/').unwrap_or(relative) } else { relative };
-            if let Some(name) = self.keys.name_of(component) {
-                entries.insert(relative.to_owned(), Item { name, listed });
+            // A key that is as long as COS allows leaves no room for what a name may need.
+            if let Some(name) = self.keys.name_of(component).filter(|name| self.keys.child(&prefix, name).is_ok()) {
+                entries.insert(relative.to_owned(), Item { name, listed, asked });
             }
         }
         self.merge_own(directory, &prefix, asked, (cursor.after.as_deref(), next.as_deref()), &mut entries)?;
@@ -310,30 +363,21 @@ impl Vfs {
         let names = self.names.lock();
         let mut own = HashMap::new();
         for (name, ino) in names.tree.own_children(directory, asked) {
-            let key = self.keys.child(prefix, &name)?;
-            let slash = if names.tree.directory(ino).is_some() { "/" } else { "" };
-            own.insert(name, format!("{}{slash}", &key.as_str()[prefix.len()..]));
+            let is_directory = names.tree.directory(ino).is_some();
+            let relative = self.relative(prefix, &name, is_directory)?;
+            own.insert(name, (relative, is_directory));
         }
         // A file in place of a directory, or the other way round, is where its own key is, and only there.
         entries.retain(|relative, item| {
-            !names.tree.is_gone(directory, &item.name, asked) && own.get(&item.name).is_none_or(|own| own == relative)
+            !names.tree.is_gone(directory, &item.name, item.listed.object(), asked)
+                && own.get(&item.name).is_none_or(|(own, _)| own == relative)
         });
-        for (name, relative) in own {
+        for (name, (relative, directory)) in own {
             let here = after.is_none_or(|after| relative.as_str() > after) && upto.is_none_or(|upto| relative.as_str() <= upto);
             if here {
-                entries.entry(relative).or_insert(Item { name, listed: Listed::Own });
+                entries.entry(relative).or_insert(Item { name, listed: Listed::Own { directory }, asked });
             }
         }
         Ok(())
-    }
-}
-
-impl State {
-    /// Back to the page that `at` lies in.
-    fn go_back(&mut self, at: u64) {
-        let page = self.checkpoints.iter().rposition(|(first, _)| *first <= at).unwrap_or(0);
-        let (first, cursor) = self.checkpoints.get(page).cloned().unwrap_or((FIRST, Cursor::default()));
-        self.checkpoints.truncate(page + 1);
-        *self = Self { page: Vec::new(), first, next: Next::Page(cursor), checkpoints: std::mem::take(&mut self.checkpoints), whole: None };
     }
 }

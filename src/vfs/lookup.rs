@@ -16,7 +16,7 @@ use crate::store::{Head, Key, Kind, ListRequest, Page};
 use crate::support::Ctx;
 
 use crate::vfs::{
-    Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs,
+    Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs, index,
     keymap::Name,
     meta::{Attributes, may_be_directory},
     tree::{By, Facts, Listed, Local, Nameless},
@@ -34,6 +34,14 @@ pub(super) enum Found<T> {
     Present(T),
     /// It is not, and may be taken for absent for so long.
     Absent(Duration),
+}
+
+/// What COS said of a name that is there.
+#[derive(Debug)]
+struct Answer {
+    facts: Facts,
+    /// Whether the object's next change will be seen in a listing.
+    settled: bool,
 }
 
 impl Vfs {
@@ -115,16 +123,16 @@ impl Vfs {
     }
 
     /// Asks COS what `key` is: `None` for nothing at all.
-    async fn ask(&self, cx: &Ctx, (parent, name): (Ino, &Name), key: &Key, listed: Option<Listed>) -> Result<Option<Facts>> {
+    async fn ask(&self, cx: &Ctx, (parent, name): (Ino, &Name), key: &Key, listed: Option<Listed>) -> Result<Option<Answer>> {
         let marker = Key::new(format!("{}/", key.as_str()));
         match listed {
             Some(Listed::Object { version, modified }) => {
                 if let Some(facts) = self.index.find(&version, modified) {
-                    return Ok(Some(facts));
+                    return Ok(Some(Answer { facts, settled: true }));
                 }
             }
             Some(Listed::Prefix) => return Ok(Some(self.ask_marker(cx, &marker).await?)),
-            Some(Listed::Own) | None => {}
+            Some(Listed::Own { .. }) | None => {}
         }
         let request = ListRequest { prefix: marker.as_str().to_owned(), limit: Some(1), ..ListRequest::default() };
         let list = self.bucket.list(cx, &request);
@@ -141,7 +149,7 @@ impl Vfs {
             }
         };
         let head = match head {
-            Ok(head) if !may_be_directory(&head) => return Ok(Some(self.facts(&head))),
+            Ok(head) if !may_be_directory(&head) => return Ok(Some(self.answer(&head))),
             Ok(head) => Some(head),
             Err(error) if error.kind() == Kind::NotFound => None,
             Err(error) => return Err(error.into()),
@@ -152,27 +160,40 @@ impl Vfs {
         }?;
         let first = page.objects.first().map(|object| &object.version.key);
         match (head, first) {
-            (Some(head), Some(_)) => Ok(Some(Facts { kind: FileKind::Directory, ..self.facts(&head) })),
-            (Some(head), None) => Ok(Some(self.facts(&head))),
+            (Some(head), Some(_)) => Ok(Some(self.directory_answer(&head))),
+            (Some(head), None) => Ok(Some(self.answer(&head))),
             (None, None) => Ok(None),
             (None, Some(first)) => {
                 // A list may still show what was in a directory that this mount just removed.
-                let gone = self.names.lock().tree.is_gone(parent, name, self.clock.now());
+                let gone = self.names.lock().tree.is_gone(parent, name, None, self.clock.now());
                 if gone && self.is_absent(cx, first).await? {
                     return Ok(None);
                 }
-                if *first == marker { self.ask_marker(cx, &marker).await.map(Some) } else { Ok(Some(self.implicit())) }
+                if *first == marker { self.ask_marker(cx, &marker).await.map(Some) } else { Ok(Some(self.implicit_answer())) }
             }
         }
     }
 
     /// A directory that is there, with its marker's attributes if it has one.
-    async fn ask_marker(&self, cx: &Ctx, marker: &Key) -> Result<Facts> {
+    async fn ask_marker(&self, cx: &Ctx, marker: &Key) -> Result<Answer> {
         match self.bucket.head(cx, marker).await {
-            Ok(head) => Ok(Facts { kind: FileKind::Directory, ..self.facts(&head) }),
-            Err(error) if error.kind() == Kind::NotFound => Ok(self.implicit()),
+            Ok(head) => Ok(self.directory_answer(&head)),
+            Err(error) if error.kind() == Kind::NotFound => Ok(self.implicit_answer()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn answer(&self, head: &Head) -> Answer {
+        Answer { facts: self.facts(head), settled: index::is_settled(head) }
+    }
+
+    fn directory_answer(&self, head: &Head) -> Answer {
+        let Answer { facts, settled } = self.answer(head);
+        Answer { facts: Facts { kind: FileKind::Directory, ..facts }, settled }
+    }
+
+    fn implicit_answer(&self) -> Answer {
+        Answer { facts: self.implicit(), settled: true }
     }
 
     /// Whether COS says by HEAD that there is no such object.
@@ -185,7 +206,7 @@ impl Vfs {
     }
 
     /// Tells the tree what COS said of a name; returns its inode, if it has one.
-    pub(super) fn apply(&self, names: &mut Names, parent: Ino, name: &Name, key: &Key, answer: Option<Facts>) -> Option<Ino> {
+    fn apply(&self, names: &mut Names, parent: Ino, name: &Name, key: &Key, answer: Option<Answer>) -> Option<Ino> {
         let now = self.clock.now();
         let child = names.tree.child(parent, name);
         // What this mount has changed meanwhile is newer than the answer.
@@ -194,11 +215,11 @@ impl Vfs {
         {
             return Some(ino);
         }
-        let Some(facts) = answer else {
+        let Some(Answer { facts, settled }) = answer else {
             names.tree.note_absent(parent, name, now);
             return None;
         };
-        self.index.note(&facts);
+        self.index.note_read(&facts, settled);
         if let Some(ino) = child {
             if self.is_same_file(names, ino, &facts) {
                 names.tree.update(ino, facts, now);

@@ -131,11 +131,12 @@ impl Vfs {
         loop {
             let asked = self.clock.now();
             let page = self.bucket.list(cx, &request).await?;
-            let keys = page.objects.iter().map(|object| &object.version.key).chain(&page.prefixes);
-            for key in keys.filter(|key| key.as_str() != directory) {
+            let objects = page.objects.iter().map(|object| (&object.version.key, Some((&object.version, object.last_modified))));
+            let listed = objects.chain(page.prefixes.iter().map(|key| (key, None)));
+            for (key, object) in listed.filter(|(key, _)| key.as_str() != directory) {
                 let component = key.as_str()[directory.len()..].trim_end_matches('/');
                 // A list may still show what this mount just removed.
-                let gone = self.keys.name_of(component).is_some_and(|name| self.names.lock().tree.is_gone(ino, &name, asked));
+                let gone = self.keys.name_of(component).is_some_and(|name| self.names.lock().tree.is_gone(ino, &name, object, asked));
                 if !gone {
                     return Err(Error::NotEmpty);
                 }
@@ -178,7 +179,7 @@ impl Vfs {
         let leaves = |name: &Name| entries.children.get(name) == Some(&leaving);
         let listing = entries.listing.as_ref().filter(|listing| young(listing.at));
         let mut listed = listing.into_iter().flat_map(|listing| &listing.names);
-        if listed.any(|(name, listed)| *listed != Listed::Own && !leaves(name)) {
+        if listed.any(|(name, listed)| !matches!(listed, Listed::Own { .. }) && !leaves(name)) {
             return true;
         }
         let mut others = entries.children.values().filter(|other| **other != leaving);

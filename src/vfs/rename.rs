@@ -254,7 +254,7 @@ impl Vfs {
             file.rebase(version);
         }
         drop(frozen);
-        self.delete_all(cx, &moved).await
+        self.delete_sources(cx, &from, &moved).await
     }
 
     /// Open files below a directory, in the order in which they are frozen.
@@ -412,26 +412,61 @@ impl Vfs {
         rebased
     }
 
-    /// Deletes the sources. The move has happened: what cannot be deleted stays, and the program is told so.
-    async fn delete_all(&self, cx: &Ctx, moved: &[Moved]) -> Result<()> {
-        let mut failure = None;
-        let keys: Vec<Key> = moved.iter().map(|moved| moved.old.key.clone()).collect();
+    /// Deletes the sources, each only as the version that was copied. The move has happened: what cannot be deleted stays, and the program is
+    /// told so.
+    async fn delete_sources(&self, cx: &Ctx, from: &str, moved: &[Moved]) -> Result<()> {
+        let there = self.versions_below(cx, from).await.inspect_err(
+            |error| tracing::error!(%error, %from, "a directory was renamed, and its old name could not be listed: what is there stays"),
+        )?;
+        let mut failure: Option<Error> = None;
+        let mut keys = Vec::with_capacity(moved.len());
+        for Moved { old, .. } in moved {
+            match there.get(&old.key) {
+                Some(now) if !now.same_bytes(old) => {
+                    tracing::warn!(key = %old.key, "somebody else rewrote it while its directory was renamed: it stays under its old name, too");
+                }
+                // A directory's object in the old form is not below it.
+                None if !old.key.as_str().starts_with(from) => {
+                    if let Err(error) = self.delete(cx, old).await {
+                        tracing::error!(key = %old.key, %error, "a directory was renamed, and its old object could not be deleted");
+                        failure = failure.or(Some(error));
+                    }
+                }
+                // A list may lack what was written a moment ago.
+                Some(_) | None => keys.push(old.key.clone()),
+            }
+        }
         for batch in keys.chunks(self.bucket.capabilities().delete_batch) {
             let refused = match self.bucket.delete_many(cx, batch).await {
                 Ok(refused) => refused,
                 Err(error) => {
                     tracing::error!(%error, "a directory was renamed, and objects under its old name could not be deleted");
-                    failure = failure.or(Some(error));
+                    failure = failure.or(Some(error.into()));
                     continue;
                 }
             };
             cx.progressed();
             for (key, error) in refused {
                 tracing::error!(%key, %error, "a directory was renamed, and an object under its old name could not be deleted");
-                failure = failure.or(Some(error));
+                failure = failure.or(Some(error.into()));
             }
         }
-        failure.map_or(Ok(()), |error| Err(error.into()))
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Every object whose key begins with `prefix`, as it is now.
+    async fn versions_below(&self, cx: &Ctx, prefix: &str) -> Result<HashMap<Key, ObjectVersion>> {
+        let mut all = HashMap::new();
+        let mut request = ListRequest { prefix: prefix.to_owned(), ..ListRequest::default() };
+        loop {
+            let page = self.bucket.list(cx, &request).await?;
+            cx.progressed();
+            all.extend(page.objects.into_iter().map(|object| (object.version.key.clone(), object.version)));
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => return Ok(all),
+            }
+        }
     }
 
     /// What a copy to the name of `replaced` expects to find.

@@ -124,6 +124,8 @@ pub const PROCESSES: usize = 2;
 const SLOTS: u64 = 6;
 /// Names that sort unlike the keys made of them (`a-` stands before `a/`), need escaping, or are close to each other.
 const COMPONENTS: &[&str] = &["a", "a-", "b.txt", "ü ö%2F", "d"];
+/// How names begin of which there are many.
+const MANY: &str = "many-";
 const XATTRS: &[&str] = &["user.alpha", "user.beta x"];
 
 impl Generator {
@@ -277,8 +279,10 @@ impl Generator {
             77..81 if self.abilities.xattrs => self.on_xattr(known),
             81..90 if known.files.len() > 150 => Action::Unlink { path: self.old_path(&known.files) },
             81..90 => Action::List { path: self.directory(known) },
+            // Now and then more names than the kernel asks for at once, and than a page of the bucket has.
+            90..98 if known.files.len() < 60 && self.chance.one_in(6) => self.fill(known),
             90..98 => {
-                let path = self.directory(known);
+                let path = self.listed_directory(known);
                 // Before, among and behind the other names.
                 let place = *self.chance.pick(&["0", "c", "~"]);
                 let mut create: Vec<_> = (0..self.chance.below(4)).map(|n| format!("{place}-{}-{n}", self.count)).collect();
@@ -296,12 +300,22 @@ impl Generator {
                 let (at, pages, tag) = (self.offset(), 2 + self.chance.below(20), 1_000_000 + 100 * self.count);
                 Action::WriteRace { path: self.old_path(&known.files), at, pages, tag }
             }
-            // More names than the kernel asks for at once, and than a page of the bucket has.
-            _ if known.files.len() < 60 => {
-                let names = (0..60).map(|n| format!("many-{}-{n:02}", self.count)).collect();
-                Action::Fill { path: self.directory(known), names }
-            }
             _ => Action::Stat { path: self.any_path(), follow: false },
+        }
+    }
+
+    fn fill(&mut self, known: &Known) -> Action {
+        let names = (0..60).map(|n| format!("{MANY}{}-{n:02}", self.count)).collect();
+        Action::Fill { path: self.directory(known), names }
+    }
+
+    /// A directory worth listing slowly: mostly one that was filled, if there is one.
+    fn listed_directory(&mut self, known: &Known) -> String {
+        let mut many =
+            known.files.iter().map(|file| file.rsplit_once('/').unwrap_or((".", file))).filter(|(_, name)| name.starts_with(MANY));
+        match many.next() {
+            Some((directory, _)) if !self.chance.one_in(3) => directory.to_owned(),
+            _ => self.directory(known),
         }
     }
 

@@ -142,7 +142,8 @@ async fn truncating_an_empty_file_at_open_sets_its_time_everywhere() {
     s.save("a", "").await.unwrap();
     let past = SetAttr { mtime: Some(SetTime::To(SystemTime::UNIX_EPOCH)), ..SetAttr::default() };
     s.vfs.setattr(&s.cx(), s.ino("a").await, None, past).await.unwrap();
-    s.save("a", "").await.unwrap();
+    let fh = s.open("a", TRUNCATE).await.unwrap();
+    s.close(fh).await.unwrap();
     let shown = s.find("a").await.unwrap().attr.mtime;
     assert_ne!(shown, SystemTime::UNIX_EPOCH);
     assert_eq!(Setting::over(Arc::clone(&s.bucket), |_| {}).find("a").await.unwrap().attr.mtime, shown);

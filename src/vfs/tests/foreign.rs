@@ -182,3 +182,42 @@ async fn an_answer_overtaken_by_an_own_change_is_not_believed() {
     drop(held);
     assert!(matches!(lookup.await.unwrap().unwrap(), Lookup::Absent(_)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_removed_here_and_made_again_elsewhere_shows() {
+    let s = Setting::new();
+    s.mkdir("d").await.unwrap();
+    for name in ["d/a", "d/b", "d/same"] {
+        s.save(name, "mine").await.unwrap();
+        s.unlink(name).await.unwrap();
+    }
+    s.foreign("d/a", "theirs");
+    assert_eq!(s.list("d").await, Vec::<String>::new(), "for as long as a listing is believed");
+    s.pass(6).await;
+    // The same bytes at another time are another object, too.
+    s.foreign("d/same", "mine");
+    assert_eq!(s.list("d").await, ["a", "same"]);
+    assert_eq!(s.load("d/a").await.unwrap(), "theirs");
+    assert!(matches!(s.rmdir("d").await, Err(Error::NotEmpty)));
+}
+
+/// Both have the entity tag of the bytes and the second of the change: nothing in a listing tells them apart.
+#[tokio::test(start_paused = true)]
+async fn two_changes_of_attributes_in_one_second_are_told_apart() {
+    let s = Setting::new();
+    let other = Setting::over(Arc::clone(&s.bucket), |_| {});
+    s.foreign("a", "x");
+    let chmod = async |mode| {
+        let change = SetAttr { mode: Some(mode), ..SetAttr::default() };
+        other.vfs.setattr(&other.cx(), other.ino("a").await, None, change).await.unwrap();
+    };
+    chmod(0o600).await;
+    assert_eq!(s.find("a").await.unwrap().attr.mode, 0o600);
+    chmod(0o640).await;
+    for expected in [false, true] {
+        s.pass(6).await;
+        let seen = s.entries("", 10, true).await.pop().unwrap();
+        assert_eq!(seen.entry.map(|entry| entry.attr.mode), expected.then_some(0o640));
+        assert_eq!(s.find("a").await.unwrap().attr.mode, 0o640);
+    }
+}

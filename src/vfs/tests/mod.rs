@@ -10,13 +10,14 @@ mod renames;
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    sync::Arc,
+    pin::Pin,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 
 use super::*;
 use crate::{
@@ -46,6 +47,31 @@ impl Notify for Told {
     }
 
     fn inode(&self, _ino: Ino) {}
+}
+
+/// The time of day goes with virtual time, for all mounts alike.
+#[derive(Debug)]
+struct VirtualClock;
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        static START: OnceLock<(std::time::Instant, SystemTime)> = OnceLock::new();
+        let now = Instant::now().into_std();
+        let (start, wall) = START.get_or_init(|| (now, SystemClock.wall()));
+        *wall + now.saturating_duration_since(*start)
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        SystemClock.sleep(duration)
+    }
+
+    fn chance(&self, bytes: &mut [u8]) {
+        SystemClock.chance(bytes);
+    }
 }
 
 /// A mount without a kernel.
@@ -86,7 +112,7 @@ impl Setting {
     }
 
     fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock: Arc<dyn Clock> = Arc::new(VirtualClock);
         let capabilities = Capabilities { smallest_part: 64 << 10, ..Capabilities::cos() };
         let bucket = MemoryBucket::with(BucketName::parse("vfs-1250000000").unwrap(), capabilities, clock);
         Self::over(bucket, change)
@@ -94,7 +120,7 @@ impl Setting {
 
     /// Another mount of the same bucket.
     fn over(bucket: Arc<MemoryBucket>, change: impl FnOnce(&mut Config)) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock: Arc<dyn Clock> = Arc::new(VirtualClock);
         let budget = Budget::new(ByteSize::mib(64));
         let tasks = Arc::new(TaskGroup::new(Handle::current()));
         let metrics = Metrics::default();

@@ -230,6 +230,26 @@ async fn a_commit_during_a_directory_rename_waits_and_goes_to_the_new_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_somebody_else_rewrites_during_a_directory_rename_is_not_deleted() {
+    let s = Setting::new();
+    for n in 0..3 {
+        s.foreign(&format!("d/{n}"), "old");
+    }
+    s.ino("d").await;
+    s.bucket.set_latency_of(Operation::List, Duration::from_secs(10));
+    let (vfs, cx) = (Arc::clone(&s.vfs), s.cx());
+    let rename =
+        tokio::spawn(async move { vfs.rename(&cx, (Ino::ROOT, "d".as_ref()), (Ino::ROOT, "e".as_ref()), RenameMode::Replace).await });
+    while s.keys().len() < 6 {
+        s.cx.clock().sleep(Duration::from_millis(10)).await;
+    }
+    s.foreign("d/1", "theirs");
+    rename.await.unwrap().unwrap();
+    assert_eq!(s.keys(), ["d/1", "e/0", "e/1", "e/2"]);
+    assert_eq!((s.peek("d/1").as_deref(), s.peek("e/1").as_deref()), (Some("theirs"), Some("old")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_rename_ends_whole() {
     let s = Setting::new();
     for n in 0..10 {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -13,6 +13,9 @@ use crate::store::{ETag, ObjectVersion};
 use crate::vfs::{FileKind, Ino, keymap::Name, meta::Attributes};
 
 use super::listing::Listing;
+
+/// How far a write's `Date`, which may be all that is known of when an object of our own was written, may be before its Last-Modified.
+const WRITTEN_SLACK: Duration = Duration::from_secs(2);
 
 /// What COS, or this mount itself, says of a file: known exactly, never guessed from a listing.
 #[derive(Debug, Clone)]
@@ -126,12 +129,21 @@ pub(in crate::vfs) struct Directory {
 }
 
 /// A name this mount removed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(in crate::vfs) struct Gone {
     /// When.
     pub(in crate::vfs) at: Instant,
     /// In which epoch.
     pub(in crate::vfs) epoch: u64,
+    /// Which object went, and when that was last written.
+    pub(in crate::vfs) object: Option<(ObjectVersion, SystemTime)>,
+}
+
+impl Gone {
+    /// Whether `listed` was put by somebody else afterwards: it is not the object that went.
+    pub(super) fn is_followed_by(&self, (version, modified): (&ObjectVersion, SystemTime)) -> bool {
+        self.object.as_ref().is_none_or(|(old, written)| !old.same_bytes(version) || modified > *written + WRITTEN_SLACK)
+    }
 }
 
 impl Node {

@@ -21,7 +21,20 @@ pub(in crate::vfs) enum Listed {
         modified: SystemTime,
     },
     /// Something this mount made since; the tree knows it, or COS has to be asked.
-    Own,
+    Own {
+        /// Its key ends in `/`.
+        directory: bool,
+    },
+}
+
+impl Listed {
+    /// Which object is shown, and when that was last written.
+    pub(in crate::vfs) fn object(&self) -> Option<(&ObjectVersion, SystemTime)> {
+        match self {
+            Self::Object { version, modified } => Some((version, *modified)),
+            Self::Prefix | Self::Own { .. } => None,
+        }
+    }
 }
 
 /// Every name of a directory at one time, and what this mount changed since.

@@ -171,8 +171,11 @@ impl Tree {
             return None;
         }
         let asked = directory.absent.get(name).copied();
-        let listed = directory.listing.as_ref().filter(|listing| !listing.names.contains_key(name)).map(|listing| listing.at);
-        let said = asked.max(listed)?;
+        let said = match &directory.listing {
+            Some(listing) if listing.names.contains_key(name) => asked.filter(|asked| *asked >= listing.at),
+            Some(listing) => asked.max(Some(listing.at)),
+            None => asked,
+        }?;
         ttl.checked_sub(now.saturating_duration_since(said)).filter(|left| !left.is_zero())
     }
 
@@ -249,7 +252,7 @@ impl Tree {
     /// This mount removed the name: listings may show it for a while, and are not believed.
     pub(super) fn remove(&mut self, ino: Ino, now: Instant) {
         if let Some((parent, name)) = self.nodes.get(&ino).and_then(Node::dentry).map(|(parent, name)| (parent, name.clone())) {
-            self.unlink(parent, &name, now);
+            self.unlink(ino, parent, &name, now);
             self.detach(ino, Nameless::Removed);
         }
     }
@@ -265,7 +268,7 @@ impl Tree {
         {
             self.detach(replaced, Nameless::Removed);
         }
-        self.unlink(old_parent, &old_name, now);
+        self.unlink(ino, old_parent, &old_name, now);
         if let Some(directory) = self.directory_mut(old_parent) {
             directory.children.remove(&old_name);
         }
@@ -304,6 +307,7 @@ impl Tree {
 
     /// Edges and listing learn that `name` is there.
     fn link(&mut self, parent: Ino, name: &Name, ino: Ino, own: bool) {
+        let listed = Listed::Own { directory: self.directory(ino).is_some() };
         let Some(directory) = self.directory_mut(parent) else { return };
         directory.children.insert(name.clone(), ino);
         directory.absent.remove(name);
@@ -312,17 +316,19 @@ impl Tree {
         }
         if let Some(listing) = directory.listing.as_mut()
             && (own || !listing.names.contains_key(name))
-            && listing.names.insert(name.clone(), Listed::Own).is_none()
+            && listing.names.insert(name.clone(), listed).is_none()
         {
             self.names_listed += 1;
         }
     }
 
-    /// Listing and overlay learn that this mount took `name` away.
-    fn unlink(&mut self, parent: Ino, name: &Name, now: Instant) {
+    /// Listing and overlay learn that this mount took `name` away, which was `ino`.
+    fn unlink(&mut self, ino: Ino, parent: Ino, name: &Name, now: Instant) {
         let epoch = self.advance();
+        let facts = self.nodes.get(&ino).map(|node| &node.facts);
+        let object = facts.and_then(|facts| facts.origin.clone().map(|origin| (origin, facts.modified)));
         let Some(directory) = self.directory_mut(parent) else { return };
-        if directory.gone.insert(name.clone(), inode::Gone { at: now, epoch }).is_none() {
+        if directory.gone.insert(name.clone(), inode::Gone { at: now, epoch, object }).is_none() {
             directory.gone_order.push_back(name.clone());
         }
         directory.absent.insert(name.clone(), now);
@@ -344,11 +350,12 @@ impl Tree {
         }
     }
 
-    /// Whether a listing that was asked for at `asked` may show `name` although this mount removed it.
-    pub(super) fn is_gone(&self, parent: Ino, name: &Name, asked: Instant) -> bool {
-        self.directory(parent).is_some_and(|directory| {
-            !directory.children.contains_key(name)
-                && directory.gone.get(name).is_some_and(|gone| asked.saturating_duration_since(gone.at) < OVERLAY)
+    /// Whether a listing that was asked for at `asked` shows `name`, as this `object` or as a directory, although this mount removed it.
+    pub(super) fn is_gone(&self, parent: Ino, name: &Name, object: Option<(&ObjectVersion, SystemTime)>, asked: Instant) -> bool {
+        let Some(directory) = self.directory(parent).filter(|directory| !directory.children.contains_key(name)) else { return false };
+        directory.gone.get(name).is_some_and(|gone| {
+            let made_again = asked > gone.at && object.is_some_and(|object| gone.is_followed_by(object));
+            !made_again && asked.saturating_duration_since(gone.at) < OVERLAY
         })
     }
 
@@ -366,11 +373,12 @@ impl Tree {
     /// Takes a whole listing whose first page was asked for at `at`. What this mount changed since is put right.
     pub(super) fn set_listing(&mut self, ino: Ino, at: Instant, mut names: BTreeMap<Name, Listed>, keep_own: bool) {
         if keep_own {
-            for (name, _) in self.own_children(ino, at) {
-                names.entry(name).or_insert(Listed::Own);
+            for (name, child) in self.own_children(ino, at) {
+                let directory = self.directory(child).is_some();
+                names.entry(name).or_insert(Listed::Own { directory });
             }
         }
-        names.retain(|name, _| !self.is_gone(ino, name, at));
+        names.retain(|name, listed| !self.is_gone(ino, name, listed.object(), at));
         self.drop_listing(ino);
         let count = names.len();
         if count > self.most_listed {

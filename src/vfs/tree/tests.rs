@@ -179,7 +179,7 @@ proptest! {
                 prop_assert_eq!(tree.directory(*ino).is_some(), model.directories[ino]);
                 // A name that is there is never said to be absent, whatever was listed.
                 prop_assert_eq!(tree.known_absent(*parent, &name(text), now, TTL), None);
-                prop_assert!(!tree.is_gone(*parent, &name(text), now));
+                prop_assert!(!tree.is_gone(*parent, &name(text), None, now));
             }
             known.retain(|ino| tree.node(*ino).is_some());
             model.references.retain(|ino, _| tree.node(*ino).is_some());
