@@ -460,11 +460,13 @@ impl Vfs {
                 }
             })
             .await;
-        let files: Vec<_> = {
-            let names = self.names.lock();
-            names.uncommitted().iter().filter_map(|ino| names.open.get(ino)).map(|open| Arc::clone(&open.file)).collect()
-        };
-        Left { files: files.len(), bytes: if files.is_empty() { 0 } else { self.data.dirty_bytes() } }
+        self.left()
+    }
+
+    /// What is not in COS at this moment.
+    pub fn left(&self) -> Left {
+        let files = self.names.lock().uncommitted().len();
+        Left { files, bytes: if files == 0 { 0 } else { self.data.dirty_bytes() } }
     }
 
     /// Refuses what would change something where nothing may be changed.

@@ -4,6 +4,7 @@ mod files;
 mod foreign;
 mod listing;
 mod names;
+mod races;
 mod renames;
 
 use std::{
