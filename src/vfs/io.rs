@@ -57,7 +57,10 @@ impl Vfs {
             Some(owner) if !from_page_cache => LastWriter::Process(owner),
             _ => LastWriter::Unknown,
         };
-        self.note_changed(handle.ino);
+        // The kernel sees to this for what goes through its page cache, but not for direct writes.
+        if self.note_changed(handle.ino) && !from_page_cache && cx.uid != 0 {
+            self.change_attributes(cx, handle.ino, drop_privileges).await?;
+        }
         Ok(len)
     }
 
@@ -187,12 +190,13 @@ impl Vfs {
         }
     }
 
-    /// The file's bytes were changed: there is something to commit, and a new mtime.
-    fn note_changed(&self, ino: Ino) {
+    /// The file's bytes were changed: there is something to commit, and a new mtime. Says whether running the file would lend its owner's or
+    /// group's rights.
+    fn note_changed(&self, ino: Ino) -> bool {
         let now = self.clock.wall();
         let mut names = self.names.lock();
         let epoch = names.tree.advance();
-        let Some(node) = names.tree.node_mut(ino) else { return };
+        let Some(node) = names.tree.node_mut(ino) else { return false };
         node.dirtied = epoch;
         if node.local == Local::Clean {
             node.local = Local::Dirty;
@@ -200,6 +204,7 @@ impl Vfs {
         node.facts.attributes.mtime = Some(now);
         node.times_set = false;
         node.ctime = now;
+        lends_rights(node.facts.attributes.mode)
     }
 
     /// The directory entries below `ino` that exist only here are committed, too.
@@ -215,4 +220,23 @@ impl Vfs {
         }
         Ok(())
     }
+}
+
+const SETUID: u32 = 0o4000;
+const SETGID: u32 = 0o2000;
+/// Without it setgid means something else.
+const GROUP_EXECUTES: u32 = 0o0010;
+
+fn lends_rights(mode: Option<u32>) -> bool {
+    mode.is_some_and(|mode| mode & SETUID != 0 || mode & SETGID != 0 && mode & GROUP_EXECUTES != 0)
+}
+
+/// Whoever writes into a setuid program must not make its owner run what was written (write(2)); root may.
+fn drop_privileges(node: &mut Node) -> Result<()> {
+    let mode = &mut node.facts.attributes.mode;
+    if lends_rights(*mode) {
+        let group = if mode.is_some_and(|mode| mode & GROUP_EXECUTES != 0) { SETGID } else { 0 };
+        *mode = mode.map(|mode| mode & !(SETUID | group));
+    }
+    Ok(())
 }
