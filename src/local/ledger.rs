@@ -141,7 +141,9 @@ impl Ledger {
     /// a full disk must not keep what is dirty from leaving.
     pub async fn note_if(ledger: Option<&Arc<Self>>, leftover: Leftover) -> Option<Entry> {
         let noted = ledger?.note(leftover.clone()).await;
-        noted.inspect_err(|error| tracing::warn!(%error, ?leftover, "not in the ledger: it stays in the bucket if this process is killed")).ok()
+        noted
+            .inspect_err(|error| tracing::warn!(%error, ?leftover, "not in the ledger: it stays in the bucket if this process is killed"))
+            .ok()
     }
 
     async fn write(&self, number: u64, leftover: Leftover) -> Result<(), JournalError> {

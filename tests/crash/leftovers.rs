@@ -98,7 +98,11 @@ fn overflow_of_a_killed_mount_does_not_fill_the_disk() {
     (0..96u64).rev().for_each(|n| file.write_all_at(&[n as u8; 1 << 20], n << 20).unwrap());
     let spilled = |mount: &Mounted| -> u64 {
         let Ok(files) = fs::read_dir(mount.staging()) else { return 0 };
-        files.map(|file| file.unwrap()).filter(|file| file.file_name().to_str().unwrap().starts_with("spill-")).map(|file| file.metadata().unwrap().blocks()).sum()
+        files
+            .map(|file| file.unwrap())
+            .filter(|file| file.file_name().to_str().unwrap().starts_with("spill-"))
+            .map(|file| file.metadata().unwrap().blocks())
+            .sum()
     };
     assert!(spilled(&mount) > 0);
     mount.kill();

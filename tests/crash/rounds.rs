@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::Mounted;
+use crate::common::{Mounted, wait};
 
 const ROUNDS: u64 = 40;
 
@@ -85,13 +85,13 @@ fn forty_crashes_lose_nothing_that_was_confirmed() {
     let writers = [
         writer("small", 3_000, Confirm::Close),
         writer("small-synced", 20_000, Confirm::Fsync),
-        writer("large", 5 << 20, Confirm::Close),
-        writer("large-synced", 3 << 20, Confirm::Fsync),
+        writer("large", 3 << 20, Confirm::Close),
+        writer("large-synced", 2 << 20, Confirm::Fsync),
     ];
-    let all = || writers.iter().map(|writer| writer.confirmed.load(Ordering::SeqCst)).sum::<u64>();
+    let confirmed = || writers.iter().map(|writer| writer.confirmed.load(Ordering::SeqCst)).collect::<Vec<_>>();
     let mut random = 0x9E37_79B9_7F4A_7C15u64;
     for round in 0..ROUNDS {
-        let before = all();
+        let before = confirmed();
         // By descriptor: under its path lies an ordinary directory once the mount is gone.
         let opened = File::open(mount.path()).unwrap();
         let root = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
@@ -103,8 +103,12 @@ fn forty_crashes_lose_nothing_that_was_confirmed() {
             })
             .collect();
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        // A round without a confirmation proves nothing.
-        assert!(crate::common::wait(Duration::from_secs(30), || all() > before + 3), "round {round}: nothing is written");
+        // A round without a confirmation proves nothing; of the large files every fourth waits for one.
+        let enough = || {
+            let more = confirmed().iter().zip(&before).filter(|(now, before)| now > before).count();
+            more >= if round % 4 == 0 { writers.len() } else { 2 }
+        };
+        assert!(wait(Duration::from_secs(60), enough), "round {round}: {before:?} to {:?}, {}", confirmed(), mount.log());
         thread::sleep(Duration::from_millis(random >> 56));
         mount.kill();
         running.into_iter().for_each(|writer| writer.join().unwrap());
@@ -114,7 +118,6 @@ fn forty_crashes_lose_nothing_that_was_confirmed() {
         mount.start_again();
         writers.iter().for_each(|writer| writer.check(&mount));
     }
-    assert!(all() > ROUNDS * 3);
     assert_eq!(mount.keys("").len(), writers.len(), "{:?}", mount.keys(""));
     assert!(mount.keys(".cosmount").is_empty());
 }

@@ -24,10 +24,7 @@ pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
         (Some(served), mounted) => stop(served, mounted.as_ref(), &mount_point).map_err(system),
         (None, Some(mounted)) => {
             mounted.unmount().map_err(system)?;
-            eprintln!(
-                "{}: no living process of this user served it; what close or fsync had not confirmed is lost",
-                mount_point.display()
-            );
+            eprintln!("{}: no living process of this user served it; what close or fsync had not confirmed is lost", mount_point.display());
             Ok(())
         }
         (None, None) => Err(Failure::new(USAGE, anyhow!("{} is not mounted by cosmount", mount_point.display()))),
