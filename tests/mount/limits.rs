@@ -116,7 +116,6 @@ fn without_staging_files_held_open_dirty_are_committed_before_there_is_no_room()
         .collect();
     assert!(mount.counters().of(Op::PutObject).requests > 2000, "only some fit");
     drop(files);
-    assert!(mount.peak_memory() < 128 << 20, "peak {} MiB", mount.peak_memory() >> 20);
     for n in (0..5000).step_by(13) {
         assert_eq!(&mount.object(&format!("f{n}"))[..], &body(n)[..], "f{n}");
     }
