@@ -119,3 +119,45 @@ async fn clean_up(cx: &Ctx, bucket: &Arc<dyn Bucket>, entry: Entry, leftover: &L
         Err(error) => tracing::error!(%error, ?leftover, "cannot clean up behind a mount that died; the next mount tries again"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::store::{CommitToken, Key, Meta, memory::MemoryBucket};
+    use crate::support::SystemClock;
+
+    #[tokio::test]
+    async fn directories_of_dead_mounts_of_the_same_source_are_adopted() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let memory = MemoryBucket::new(Arc::clone(&clock));
+        let bucket: Arc<dyn Bucket> = Arc::<MemoryBucket>::clone(&memory);
+        let parent = tempfile::tempdir().unwrap();
+        let directory = |name: &str| parent.path().join(name);
+        let cx = Ctx::background(Arc::clone(&clock), PATIENCE);
+        let mut living = Vec::new();
+        for (name, lives) in [("a-0", false), ("a-1", true), ("a-2", false), ("b-0", false)] {
+            let disk = HostDisk::open(&directory(name)).unwrap();
+            let (ledger, _) = Ledger::open(Arc::<HostDisk>::clone(&disk), &name[..1]).await.unwrap();
+            let meta = Meta { token: Some(CommitToken::from_bytes([1; 16])), ..Meta::default() };
+            let upload = bucket.create_upload(&cx, &Key::new(name), &meta).await.unwrap();
+            let noted = ledger.note(Leftover::Upload { key: name.to_owned(), id: upload.id.0.to_string() }).await.unwrap();
+            disk.create(&format!("{SPILL}1")).await.unwrap();
+            if lives {
+                living.push((noted, ledger, disk));
+            }
+        }
+
+        let mut leftovers = Leftovers::default();
+        leftovers.adopt(parent.path(), "a", "a").await;
+        leftovers.clean_up(Arc::clone(&bucket), clock).await;
+        let mut open: Vec<_> = memory.open_uploads().into_iter().map(|upload| upload.key.as_str().to_owned()).collect();
+        open.sort();
+        assert_eq!(open, ["a-1", "b-0"], "the living one's and the other source's stay");
+        let mut left: Vec<_> = fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["a-1", "b-0"]);
+        assert!(directory("b-0").join(format!("{SPILL}1")).exists());
+    }
+}

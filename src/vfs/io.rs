@@ -3,9 +3,10 @@
 //! A read touches the handle's shard and nothing else of this room. A write tells the tree that there is something to commit. close(2) commits what
 //! is dirty, but only for the process that wrote last through the handle: a forked child that closes its inherited copy publishes nothing.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 
 use crate::data::{self, At, File};
 
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Between tries of a commit that nobody waits for.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Files committed at once to make room.
+const COMMITTED_AT_ONCE: usize = 16;
 
 impl Vfs {
     /// The bytes at `offset`, fewer at the end of the file, as slices in order.
@@ -179,15 +182,47 @@ impl Vfs {
                 self.commit(cx, ino).await?;
                 Ok(call().await?)
             }
-            Err(data::Error::NoRoom) => {
-                self.commit(cx, ino).await.map_err(|error| {
-                    tracing::warn!(ino = ino.0, %error, "no room for more changes, and these could not be committed");
-                    Error::NoSpace
-                })?;
-                Ok(call().await?)
-            }
+            Err(data::Error::NoRoom) => self.making_room(cx, ino, call).await,
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Runs a call that found no room again behind commits that make some: of its own file, then of the others, those with the most first. So
+    /// where nothing can be spilled any more, files that a program holds open leave before they are closed.
+    async fn making_room<T, F>(self: &Arc<Self>, cx: &Ctx, ino: Ino, call: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = data::Result<T>>,
+    {
+        let mut tried = HashSet::new();
+        loop {
+            let heaviest = self.heaviest(ino, &tried);
+            tried.extend(heaviest.iter().copied());
+            let commits = stream::iter(heaviest).map(|ino| self.commit(cx, ino)).buffer_unordered(COMMITTED_AT_ONCE);
+            let results: Vec<Result<()>> = commits.collect().await;
+            cx.progressed();
+            if results.iter().all(Result::is_err) {
+                if let Some(Err(error)) = results.first() {
+                    tracing::warn!(%error, "no room for more changes, and those that are here could not be committed");
+                }
+                return Err(Error::NoSpace);
+            }
+            match call().await {
+                Err(data::Error::NoRoom) => {}
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    /// The files with the most dirty bytes, the one of `first` before all, but for those in `tried`.
+    fn heaviest(&self, first: Ino, tried: &HashSet<Ino>) -> Vec<Ino> {
+        let mut files: Vec<(bool, u64, Ino)> = {
+            let names = self.names.lock();
+            let others = names.uncommitted().into_iter().filter(|ino| !tried.contains(ino));
+            others.filter_map(|ino| Some((ino == first, names.open.get(&ino)?.file.dirty_bytes(), ino))).collect()
+        };
+        files.retain(|(_, bytes, _)| *bytes > 0);
+        files.sort_unstable_by(|one, other| other.cmp(one));
+        files.into_iter().take(COMMITTED_AT_ONCE).map(|(_, _, ino)| ino).collect()
     }
 
     /// The file's bytes were changed: there is something to commit, and a new mtime. Says whether running the file would lend its owner's or

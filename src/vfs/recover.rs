@@ -3,7 +3,8 @@
 //! An upload is aborted, a helper object deleted. A rename ends with one name (V5): that of a file goes forward once its copy is there; that of a
 //! directory goes back until all copies were made, and forward from then on. Neither ever deletes what is not there twice: a copy proves itself
 //! by the token of its rename, and its source by having the same bytes and being no younger than the copy. What somebody changed or made since
-//! has another token or is younger, and is left alone. Of each pair, whichever is deleted is deleted as the version that was looked at.
+//! has another token or is younger, and is left alone. Whichever of a pair is deleted is deleted as the version that was looked at. (A marker
+//! that another tool keeps under a key without the slash is not found again: it stays beside its copy.)
 //!
 //! To be called before programs can use the mount, as far as renames go: they must not see both names.
 
