@@ -371,7 +371,8 @@ impl Vfs {
         }
         // A file in place of a directory, or the other way round, is where its own key is, and only there.
         entries.retain(|relative, item| {
-            !names.tree.is_gone(directory, &item.name, item.listed.object(), asked) && own.get(&item.name).is_none_or(|(own, _)| own == relative)
+            !names.tree.is_gone(directory, &item.name, item.listed.object(), asked)
+                && own.get(&item.name).is_none_or(|(own, _)| own == relative)
         });
         for (name, (relative, directory)) in own {
             let here = after.is_none_or(|after| relative.as_str() > after) && upto.is_none_or(|upto| relative.as_str() <= upto);

@@ -311,7 +311,8 @@ impl Generator {
 
     /// A directory worth listing slowly: mostly one that was filled, if there is one.
     fn listed_directory(&mut self, known: &Known) -> String {
-        let mut many = known.files.iter().map(|file| file.rsplit_once('/').unwrap_or((".", file))).filter(|(_, name)| name.starts_with(MANY));
+        let mut many =
+            known.files.iter().map(|file| file.rsplit_once('/').unwrap_or((".", file))).filter(|(_, name)| name.starts_with(MANY));
         match many.next() {
             Some((directory, _)) if !self.chance.one_in(3) => directory.to_owned(),
             _ => self.directory(known),
