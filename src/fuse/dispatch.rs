@@ -97,7 +97,7 @@ async fn later<R, T>(
     let result = match patiently(&cx, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(result)) => result,
         Ok(Err(panic)) => Err(panicked(request, &*panic)),
-        Err(stuck) => Err(Error::TimedOut(stuck)),
+        Err(stuck) => Err(stuck.into()),
     };
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| finish(request, reply, result, answer))) {
         panicked(request, &*panic);

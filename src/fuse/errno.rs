@@ -75,7 +75,7 @@ mod tests {
             (Error::NoSpace, Errno::ENOSPC),
             (Error::Quota(text()), Errno::EDQUOT),
             (Error::Busy(text()), Errno::EBUSY),
-            (Error::TimedOut(NoProgress(Duration::from_secs(90))), Errno::ETIMEDOUT),
+            (Error::from(NoProgress(Duration::from_secs(90))), Errno::ETIMEDOUT),
             (Error::Io(text()), Errno::EIO),
             (Error::Stopping, Errno::EIO),
         ];

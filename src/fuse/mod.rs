@@ -1,13 +1,13 @@
 //! The front door: kernel requests become [`Vfs`] calls, results become replies, errors become errno.
 //!
 //! Transport only: this room decides nothing and holds no file-system state. What the kernel protocol and fuser 0.18 make difficult:
-//! 1. a FUSE thread must never wait: [`dispatch`] polls each operation once and moves what is not ready to the runtime (F3);
-//! 2. every request needs exactly one reply, also after a panic, a dropped task or a black hole below ([`dispatch`], F1);
-//! 3. directory entries without attributes cannot be said through fuser: [`dirents`] encodes them and writes them itself;
-//! 4. a notification may wait for a request that waits for us: [`notify`] has a queue and a thread of its own (F4).
+//! 1. a FUSE thread must never wait: `dispatch` polls each operation once and moves what is not ready to the runtime (F3);
+//! 2. every request needs exactly one reply, also after a panic, a dropped task or a black hole below (`dispatch`, F1);
+//! 3. directory entries without attributes cannot be said through fuser: `dirents` encodes them and writes them itself;
+//! 4. a notification may wait for a request that waits for us: `notify` has a queue and a thread of its own (F4).
 //!
 //! fuser logs through the `log` crate under the target `fuser`; this program installs no bridge for it, so the two lines that a directory
-//! reply of ours costs (`fuser::reply`: its own late answer is refused, see [`dirents`]) are not written.
+//! reply of ours costs (`fuser::reply`: its own late answer is refused, see `dirents`) are not written.
 
 mod convert;
 mod dirents;

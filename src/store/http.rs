@@ -205,7 +205,11 @@ impl Answer {
         // Time begins when somebody waits: a reader that was busy elsewhere is no stalled connection.
         self.watch.moved();
         let chunk = self.watch.wait(self.response.chunk()).await?;
-        self.watch.progressed();
+        // Bytes of a refusal, and the end of a body, bring the caller no nearer: repeats of them must not move the deadline for ever.
+        match &chunk {
+            Ok(Some(bytes)) if !bytes.is_empty() && self.response.status().is_success() => self.watch.progressed(),
+            _ => self.watch.moved(),
+        }
         chunk.map_err(|error| self.watch.maybe_done(self.watch.error(Kind::Unavailable, chain(&error.without_url()))))
     }
 }

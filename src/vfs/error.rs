@@ -76,14 +76,20 @@ pub enum Error {
     #[error("{0}")]
     Busy(String),
     /// Nothing moved within `--io-timeout` (ETIMEDOUT).
-    #[error(transparent)]
-    TimedOut(#[from] NoProgress),
+    #[error("{0}")]
+    TimedOut(String),
     /// Everything else that went wrong below (EIO).
     #[error("{0}")]
     Io(String),
     /// The mount is being stopped (ENODEV... answered as EIO while draining).
     #[error("the mount is being stopped")]
     Stopping,
+}
+
+impl From<NoProgress> for Error {
+    fn from(late: NoProgress) -> Self {
+        Self::TimedOut(late.to_string())
+    }
 }
 
 impl From<store::Error> for Error {
@@ -100,7 +106,7 @@ impl From<store::Error> for Error {
             Kind::TooLarge => Self::TooLarge,
             Kind::Quota => Self::Quota(error.to_string()),
             Kind::Unsupported => Self::Unsupported,
-            Kind::NoProgress => Self::Io(error.to_string()),
+            Kind::NoProgress => Self::TimedOut(error.to_string()),
             Kind::NoSuchBucket
             | Kind::NoSuchUpload
             | Kind::Invalid
@@ -122,7 +128,7 @@ impl From<data::Error> for Error {
             data::Error::TooLarge => Self::TooLarge,
             data::Error::Store(error) => error.into(),
             data::Error::Staging(_) | data::Error::Streaming => Self::Io(error.to_string()),
-            data::Error::NoProgress(error) => Self::TimedOut(error),
+            data::Error::NoProgress(error) => error.into(),
         }
     }
 }

@@ -122,18 +122,6 @@ impl Vfs {
         (None, !std::mem::replace(&mut open.behind, true))
     }
 
-    /// Lets go of what only an open file needed.
-    fn end(self: &Arc<Self>, ended: Option<OpenFile>) {
-        let Some(helper) = ended.and_then(|open| open.helper) else { return };
-        let vfs = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let cx = Ctx::background(Arc::clone(&vfs.clock), PATIENCE);
-            if let Err(error) = vfs.bucket.delete(&cx, &helper.key, Some(&helper)).await {
-                tracing::warn!(%error, "a helper object stays behind; it may be deleted by hand");
-            }
-        });
-    }
-
     /// Commits what the last handle left, again and again until it is done, a new handle takes over, or it can never be.
     async fn commit_behind(self: &Arc<Self>, ino: Ino) {
         let mut pause = FIRST_PAUSE;

@@ -2,7 +2,6 @@
 //!
 //! Every [`Mounted`] has an emulator, a bucket, a mount point and a staging directory of its own, and leaves none of them behind. The program
 //! runs in front, so that its end is this test's to see; what it said is printed when a test fails.
-#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
     collections::BTreeMap,

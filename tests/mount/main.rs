@@ -1,7 +1,8 @@
 //! The whole program, kernel included: a real mount on the emulator, used as programs use it.
 #![cfg(feature = "emulator")]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::disallowed_methods, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::disallowed_methods, missing_docs, unreachable_pub)]
 
+#[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
 
@@ -9,4 +10,5 @@ mod errors;
 mod foreign;
 mod kernel;
 mod limits;
+mod posix;
 mod programs;

@@ -64,7 +64,7 @@ fn git_keeps_a_repository() {
     assert_eq!(sh(&repo, &format!("{git} status --porcelain")), "");
     sh(mount.path(), &format!("{git} clone -q repo clone && cd clone && {git} checkout -q main && test -d d1 && {git} fsck --full"));
     let mount = mount.remounted();
-    sh(&mount.path().join("repo"), &format!("{git} fsck --full && test -z \"$({git} status --porcelain)\""));
+    sh(mount.path().join("repo"), &format!("{git} fsck --full && test -z \"$({git} status --porcelain)\""));
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn editors_and_dd_change_files_in_place() {
     let big: Vec<u8> = (0..3u32 << 20).map(|n| (n % 251) as u8).collect();
     fs::write(path.join("big"), &big).unwrap();
     sh(path, "printf PATCH | dd of=big bs=1 seek=1500000 conv=notrunc status=none");
-    let mut expected = big.clone();
+    let mut expected = big;
     expected[1_500_000..1_500_005].copy_from_slice(b"PATCH");
     assert_eq!(fs::read(path.join("big")).unwrap(), expected);
     let mount = mount.remounted();

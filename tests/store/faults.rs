@@ -176,6 +176,28 @@ async fn a_storm_without_end_ends_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_no_progress() {
+    let stage = Stage::impatient().await;
+    stage.always(Op::PutObject, Action::status(403, "AccessDenied"));
+    let cx = stage.cx.detached(cosmount::support::Urgency::WriteOut);
+    let before = cx.deadline();
+    stage.bucket.put(&cx, &key("a"), &meta(1), Payload::default(), &Replaces::Absent).await.unwrap_err();
+    assert_eq!(cx.deadline(), before, "its document brought the caller no nearer");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_always_cut_behind_its_head_ends_at_the_deadline() {
+    let stage = Stage::impatient().await;
+    let version = stage.put("a", noise(3 << 20)).await.version;
+    stage.always(Op::GetObject, Action::ResetInResponse { after: 0 });
+    let start = stage.cx.clock().now();
+    let cx = stage.cx.detached(cosmount::support::Urgency::Demand);
+    let error = stage.bucket.get(&cx, &version, 0..version.size).await.unwrap().collect().await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::Unavailable | Kind::Corrupt), "{error}");
+    assert!(stage.cx.clock().now() - start < Duration::from_secs(6));
+}
+
+#[tokio::test]
 async fn every_attempt_is_signed_and_refusals_are_not_repeated() {
     let stage = Stage::cos().await;
     stage.fault(Op::HeadObject, Action::status(400, "InvalidArgument"));

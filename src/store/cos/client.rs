@@ -63,7 +63,12 @@ impl Client {
             let error = watch.error(Kind::Unavailable, "the answer is not from COS: it has no request id").answered(status, None, None);
             return Err(watch.maybe_done(error));
         }
-        watch.progressed();
+        // Of a GET only bytes count: a connection that is cut behind every head would else be tried for ever.
+        if operation == Operation::Get {
+            watch.moved()
+        } else {
+            watch.progressed()
+        }
         Ok(answer)
     }
 

@@ -4,6 +4,7 @@ mod files;
 mod foreign;
 mod listing;
 mod names;
+mod races;
 mod renames;
 
 use std::{
@@ -124,13 +125,13 @@ impl Setting {
         let tasks = Arc::new(TaskGroup::new(Handle::current()));
         let metrics = Metrics::default();
         let room = data::Config { part_size: ByteSize::kib(256), ..data::Config::default() };
-        let data = Data::new(room, budget.clone(), None, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
+        let data = Data::new(room, budget.clone(), None, None, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
         let told = Arc::new(Told::default());
         let mut settings = config();
         change(&mut settings);
         let notify: Arc<dyn Notify> = Arc::clone(&told) as _;
         let dyn_bucket: Arc<dyn Bucket> = Arc::clone(&bucket) as _;
-        let vfs = Vfs::new(settings, dyn_bucket, data, notify, budget, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
+        let vfs = Vfs::new(settings, dyn_bucket, data, None, notify, budget, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
         let cx = Ctx::new(clock, Duration::from_secs(90), 1, 1000);
         Self { bucket, vfs, told, tasks, cx }
     }

@@ -290,3 +290,34 @@ async fn the_built_in_defects_are_there_to_be_found() {
     s.rename("a", "b").await.unwrap();
     assert_eq!(s.find("b").await.unwrap().attr.size, 6);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_lags_leaves_nothing_behind() {
+    let s = Setting::new();
+    s.foreign("d/old", "old");
+    s.bucket.freeze_lists(true);
+    s.save("d/new", "new").await.unwrap();
+    s.rename("d", "e").await.unwrap();
+    assert_eq!(s.keys(), ["e/new", "e/old"], "what this mount wrote is moved, though the list does not show it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_rename_leaves_the_empty_directory_that_it_was_to_replace() {
+    let s = Setting::new();
+    s.mkdir("d").await.unwrap();
+    s.bucket.put_foreign_with(&Key::new("d/file"), "x", Meta { class: Some("ARCHIVE".into()), ..Meta::default() });
+    s.mkdir("e").await.unwrap();
+    // The marker is copied; an archived file cannot be.
+    assert!(s.rename("d", "e").await.is_err());
+    assert!(s.keys().contains(&"e/".to_owned()) && s.peek("d/file").is_some(), "{:?}", s.keys());
+}
+
+#[tokio::test(start_paused = true)]
+async fn sources_that_cannot_be_deleted_are_an_error() {
+    let s = Setting::new();
+    s.mkdir("d").await.unwrap();
+    s.save("d/file", "x").await.unwrap();
+    s.bucket.fail_next(Operation::DeleteMany, Kind::Denied, Effect::Refused);
+    assert!(matches!(s.rename("d", "e").await, Err(Error::Denied(_))));
+    assert_eq!((s.peek("d/file"), s.peek("e/file")), (Some("x".to_owned()), Some("x".to_owned())), "nothing is lost by it");
+}
