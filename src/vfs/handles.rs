@@ -49,6 +49,8 @@ pub(super) struct FileHandle {
     pub(super) read: bool,
     pub(super) write: bool,
     pub(super) append: bool,
+    /// The process, or thread, that opened it.
+    pub(super) opener: u32,
     /// Guards nothing but itself.
     pub(super) last_writer: Mutex<LastWriter>,
 }

@@ -1,7 +1,9 @@
 //! read, write, flush, fsync, release: from a handle straight to its `File` and back.
 //!
 //! A read touches the handle's shard and nothing else of this room. A write tells the tree that there is something to commit. close(2) commits what
-//! is dirty, but only for the process that wrote last through the handle: a forked child that closes its inherited copy publishes nothing.
+//! is dirty, but only for the process that wrote last through the handle: a forked child that closes its inherited copy publishes nothing. An
+//! empty file that nobody has written yet is as a rule about to be: a shell opens `> file`, moves the descriptor to its place and closes the first, and
+//! programs it starts close theirs. Its close makes it only when neither the closing process nor the opening one has it open still.
 
 use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
@@ -9,6 +11,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use crate::data::{self, At, File};
+
+use crate::local::has_open;
 
 use crate::support::{Ctx, Urgency};
 
@@ -74,6 +78,10 @@ impl Vfs {
         // Another process wrote through this handle last: its own close is still to come.
         let others = matches!(last, LastWriter::Process(writer) if writer != owner);
         if !handle.write || others {
+            return Ok(());
+        }
+        let empty = last == LastWriter::Unknown && handle.file.size() == 0 && self.due(handle.ino)?.is_some();
+        if empty && has_open(vec![cx.pid, handle.opener], handle.ino.0).await {
             return Ok(());
         }
         self.commit(cx, handle.ino).await
