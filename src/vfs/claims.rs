@@ -5,14 +5,20 @@
 //! operation are taken at once or none is, and one that waits for a moving mark holds nothing: so no two operations wait for each other. The kernel holds
 //! its own locks for most of this; commits and background work have only these.
 //!
-//! A claim ends with its guard, also when the operation is dropped or panics. A wait lasts no longer than the deadline of the waiting call or of
-//! the one it waits for, whichever is later.
+//! An inode whose object is about to be deleted or replaced is claimed *going*: an open waits until that is over, or it would read an object that
+//! nobody secured for it (V6).
+//!
+//! A claim ends with its guard, also when the operation is dropped or panics. Who waits for an operation that moves moves with it: a wait ends
+//! when nothing has moved for the patience of the one that waits.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::support::{Ctx, NoProgress};
 
 use crate::vfs::{Ino, Names, Result, Vfs};
+
+/// Least time between two looks at the operation that is waited for.
+const SHORTEST_WATCH: Duration = Duration::from_millis(10);
 
 /// Who holds what.
 #[derive(Debug, Default)]
@@ -24,6 +30,7 @@ pub(super) struct Claims {
 struct Held {
     cx: Ctx,
     moving: bool,
+    going: bool,
 }
 
 /// Claimed inodes, given back when dropped.
@@ -38,6 +45,20 @@ impl Claims {
     /// Whether an operation is changing `ino`.
     pub(super) fn holds(&self, ino: Ino) -> bool {
         self.held.contains_key(&ino)
+    }
+
+    /// Whether the object of `ino` is about to be deleted or replaced.
+    pub(super) fn is_going(&self, ino: Ino) -> bool {
+        self.held.get(&ino).is_some_and(|held| held.going)
+    }
+}
+
+impl Claim {
+    /// The object of `ino`, which is claimed, is about to go.
+    pub(super) fn mark_going(&self, ino: Ino) {
+        if let Some(held) = self.vfs.names.lock().claims.held.get_mut(&ino) {
+            held.going = true;
+        }
     }
 }
 
@@ -84,6 +105,11 @@ impl Vfs {
         self.wait_for(cx, |names| names.mover(ino).map(|held| held.cx.clone())).await
     }
 
+    /// Waits while the object of `ino` is about to go.
+    pub(super) async fn wait_while_going(&self, cx: &Ctx, ino: Ino) -> Result<()> {
+        self.wait_for(cx, |names| names.claims.held.get(&ino).filter(|held| held.going).map(|held| held.cx.clone())).await
+    }
+
     /// Tries until `attempt` names nobody to wait for.
     async fn wait_for(&self, cx: &Ctx, mut attempt: impl FnMut(&mut Names) -> Option<Ctx>) -> Result<()> {
         loop {
@@ -92,13 +118,19 @@ impl Vfs {
             tokio::pin!(released);
             released.as_mut().enable();
             let Some(blocker) = attempt(&mut self.names.lock()) else { return Ok(()) };
-            let left = cx.remaining().max(blocker.remaining());
+            let left = cx.remaining();
             if left.is_zero() {
                 return Err(NoProgress(cx.patience()).into());
             }
+            let (moved_until, watch) = (blocker.deadline(), left / 2);
             tokio::select! {
                 () = released => {}
-                () = self.clock.sleep(left) => {}
+                // Nothing is released while one blocker holds on, so its progress is looked at in between.
+                () = self.clock.sleep(watch.max(SHORTEST_WATCH)) => {
+                    if blocker.deadline() > moved_until {
+                        cx.progressed();
+                    }
+                }
             }
         }
     }
@@ -111,7 +143,7 @@ impl Names {
             return Some(held.cx.clone());
         }
         for ino in inos.iter().chain(&moving) {
-            if self.claims.held.insert(*ino, Held { cx: cx.clone(), moving: moving == Some(*ino) }).is_none() {
+            if self.claims.held.insert(*ino, Held { cx: cx.clone(), moving: moving == Some(*ino), going: false }).is_none() {
                 self.tree.pin(*ino);
             }
         }

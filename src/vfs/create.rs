@@ -15,7 +15,7 @@ use crate::vfs::{
     Entry, Error, Fh, FileKind, Ino, Names, OpenFlags, Opened, Posix, Result, Vfs,
     attr::Draft,
     claims::Claim,
-    keymap::Name,
+    keymap::{LONGEST_KEY, Name},
     lookup::Found,
     meta::{self, Attributes, DIRECTORY_TYPE, PLAIN_TYPE},
     open::ReleaseOnDrop,
@@ -42,7 +42,7 @@ impl Vfs {
         });
         if let Found::Present(ino) = found.await? {
             drop(claim);
-            let forget = ForgetOnDrop { vfs: self, ino, kept: false };
+            let forget = ForgetOnDrop::new(self, ino);
             if flags.exclusive {
                 return Err(Error::Exists);
             }
@@ -67,7 +67,7 @@ impl Vfs {
             (ino, attached)
         };
         drop(claim);
-        let forget = ForgetOnDrop { vfs: self, ino, kept: false };
+        let forget = ForgetOnDrop::new(self, ino);
         let opened = self.finish_open(cx, ino, flags, attached).await?;
         if flags.exclusive && self.config.exclusive_at_open {
             self.commit_or_take_back(cx, ino, opened.fh).await?;
@@ -91,7 +91,7 @@ impl Vfs {
         }
         let flags = OpenFlags { read: false, write: true, append: false, truncate: false, exclusive: true };
         let (entry, opened) = self.create(cx, parent, name, mode, flags).await?;
-        let forget = ForgetOnDrop { vfs: self, ino: entry.attr.ino, kept: false };
+        let forget = ForgetOnDrop::new(self, entry.attr.ino);
         self.commit_or_take_back(cx, entry.attr.ino, opened.fh).await?;
         self.release(opened.fh);
         forget.keep();
@@ -150,17 +150,22 @@ impl Vfs {
         self.may_change()?;
         let name = Name::parse(name)?;
         let (vfs, cx) = (Arc::clone(self), cx.clone());
-        let draft = self.whole(async move {
-            let claim = vfs.claim(&cx, &[parent]).await?;
-            if let Found::Present(()) = vfs.find(&cx, parent, &name, |_, _| ()).await? {
-                return Err(Error::Exists);
-            }
-            vfs.make_claimed(&cx, parent, &name, made, &claim).await
-        });
-        Ok(draft.await?.entry())
+        let (draft, forget) = self
+            .whole(async move {
+                let claim = vfs.claim(&cx, &[parent]).await?;
+                if let Found::Present(()) = vfs.find(&cx, parent, &name, |_, _| ()).await? {
+                    return Err(Error::Exists);
+                }
+                let (ino, draft) = vfs.make_claimed(&cx, parent, &name, made, &claim).await?;
+                // If nobody waits for it any more, the reference goes with this.
+                Ok((draft, ForgetOnDrop::new(&vfs, ino)))
+            })
+            .await?;
+        forget.keep();
+        Ok(draft.entry())
     }
 
-    async fn make_claimed(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &Name, made: Made, _claim: &Claim) -> Result<Draft> {
+    async fn make_claimed(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &Name, made: Made, _claim: &Claim) -> Result<(Ino, Draft)> {
         let (key, mut facts) = {
             let names = self.names.lock();
             let key = self.new_key(&names, parent, name)?;
@@ -168,6 +173,9 @@ impl Vfs {
         };
         facts.attributes.rdev = made.rdev;
         let key = if made.kind == FileKind::Directory { Key::new(format!("{key}/")) } else { key };
+        if key.as_str().len() > LONGEST_KEY {
+            return Err(Error::NameTooLong);
+        }
         let mut meta = Meta { content_type: Some(made.content_type.to_owned()), ..Meta::default() };
         self.write_attributes(&facts.attributes, made.kind, &mut meta)?;
         meta.user.extend(meta::times(facts.modified, self.config.posix));
@@ -192,7 +200,7 @@ impl Vfs {
         }
         self.note_names_changed(&mut names, parent);
         names.tree.raise(ino);
-        self.draft(&names, ino)
+        Ok((ino, self.draft(&names, ino)?))
     }
 
     /// The key of a new name, if its directory is there still.
@@ -224,7 +232,13 @@ impl Vfs {
         let release = ReleaseOnDrop::new(self, fh);
         let committed = self.commit(cx, ino).await;
         if committed.is_err() {
-            self.names.lock().tree.detach(ino, Nameless::Removed);
+            let mut names = self.names.lock();
+            let dentry = names.tree.node(ino).and_then(|node| node.dentry().map(|(parent, name)| (parent, name.clone())));
+            names.tree.detach(ino, Nameless::Removed);
+            if let Some((parent, name)) = dentry {
+                // What is under the name now, if anything, is somebody else's.
+                names.tree.ask_again(parent, &name);
+            }
         } else {
             release.keep();
         }
@@ -243,19 +257,24 @@ struct Made {
 }
 
 /// Takes a reference back that the kernel will not be told of.
-struct ForgetOnDrop<'a> {
-    vfs: &'a Vfs,
+#[must_use = "dropping it takes the reference back"]
+struct ForgetOnDrop {
+    vfs: Arc<Vfs>,
     ino: Ino,
     kept: bool,
 }
 
-impl ForgetOnDrop<'_> {
+impl ForgetOnDrop {
+    fn new(vfs: &Arc<Vfs>, ino: Ino) -> Self {
+        Self { vfs: Arc::clone(vfs), ino, kept: false }
+    }
+
     fn keep(mut self) {
         self.kept = true;
     }
 }
 
-impl Drop for ForgetOnDrop<'_> {
+impl Drop for ForgetOnDrop {
     fn drop(&mut self) {
         if !self.kept {
             self.vfs.forget(self.ino, 1);

@@ -148,18 +148,27 @@ impl Vfs {
             }
             at += 1;
         }
+        // What an error follows never reaches the kernel, and the references it was given with are never given back: so behind the first entry
+        // nothing is waited for, and what goes wrong there is for the next call to say.
+        let mut given = false;
         loop {
             if at < state.first {
                 state.go_back(at);
             }
             let Some(item) = usize::try_from(at - state.first).ok().and_then(|index| state.window.get(index)).cloned() else {
-                let Next::Page(cursor) = state.next.clone() else { return Ok(()) };
+                let (Next::Page(cursor), false) = (state.next.clone(), given) else { return Ok(()) };
                 self.next_page(cx, handle.ino, &mut state, at, cursor).await?;
                 continue;
             };
-            if self.offer(handle.ino, &item, at + 1, plus, sink)? == Pushed::Full {
-                self.relieve();
-                return Ok(());
+            match self.offer(handle.ino, &item, at + 1, plus, sink) {
+                Ok(Some(Pushed::Full)) => {
+                    self.relieve();
+                    return Ok(());
+                }
+                Ok(Some(Pushed::Taken)) => given = true,
+                Ok(None) => {}
+                Err(_) if given => return Ok(()),
+                Err(error) => return Err(error),
             }
             at += 1;
         }
@@ -169,12 +178,12 @@ impl Vfs {
         self.names.lock().tree.node(ino).and_then(|node| node.dentry().map(|(parent, _)| parent)).unwrap_or(Ino::ROOT)
     }
 
-    /// Offers one entry, with its attributes where they are known.
-    fn offer(&self, directory: Ino, item: &Item, next: u64, plus: bool, sink: &mut dyn DirSink) -> Result<Pushed> {
+    /// Offers one entry, with its attributes where they are known; `None` if it has gone meanwhile.
+    fn offer(&self, directory: Ino, item: &Item, next: u64, plus: bool, sink: &mut dyn DirSink) -> Result<Option<Pushed>> {
         let (shown, kind, draft) = {
             let mut names = self.names.lock();
             if names.tree.is_gone(directory, &item.name, item.listed.object(), item.asked) {
-                return Ok(Pushed::Taken);
+                return Ok(None);
             }
             self.take_listed(&mut names, directory, item, plus);
             let child = names.tree.child(directory, &item.name);
@@ -200,7 +209,7 @@ impl Vfs {
         if pushed == Pushed::Full && entry.is_some() {
             self.forget(shown, 1);
         }
-        Ok(pushed)
+        Ok(Some(pushed))
     }
 
     /// Lets the tree learn what a listing says exactly: of objects that the index knows, or of all where no attributes are kept.

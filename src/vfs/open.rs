@@ -32,6 +32,7 @@ impl Vfs {
             self.wait_until_still(cx, ino).await?;
         }
         for _ in 0..TRIES {
+            self.wait_while_going(cx, ino).await?;
             let (key, origin, epoch) = {
                 let names = self.names.lock();
                 let node = names.tree.node(ino).ok_or(Error::Stale)?;
@@ -56,7 +57,7 @@ impl Vfs {
             let attached = {
                 let mut names = self.names.lock();
                 let node = names.tree.node(ino).ok_or(Error::Stale)?;
-                let raced = node.touched > epoch || key.is_some() && names.key(&self.keys, ino).ok() != key;
+                let raced = node.touched > epoch || names.claims.is_going(ino) || key.is_some() && names.key(&self.keys, ino).ok() != key;
                 if raced {
                     continue;
                 }

@@ -30,10 +30,11 @@ impl Vfs {
         let name = Name::parse(name)?;
         let (vfs, cx) = (Arc::clone(self), cx.clone());
         self.whole(async move {
-            let (ino, kind, _claim) = vfs.claim_name(&cx, parent, &name).await?;
+            let (ino, kind, claim) = vfs.claim_name(&cx, parent, &name).await?;
             if kind == FileKind::Directory {
                 return Err(Error::IsADirectory);
             }
+            claim.mark_going(ino);
             vfs.secure(&cx, ino).await?;
             let (key, origin) = {
                 let names = vfs.names.lock();
@@ -120,8 +121,7 @@ impl Vfs {
     pub(super) async fn check_empty(&self, cx: &Ctx, ino: Ino) -> Result<Option<ObjectVersion>> {
         let directory = {
             let names = self.names.lock();
-            let mut children = names.tree.directory(ino).into_iter().flat_map(|directory| directory.children.values());
-            if children.any(|child| names.tree.node(*child).is_some_and(|node| node.local == Local::New)) {
+            if names.tree.below(ino).into_iter().any(|below| names.tree.node(below).is_some_and(|node| node.local == Local::New)) {
                 return Err(Error::NotEmpty);
             }
             names.directory_key(&self.keys, ino)?

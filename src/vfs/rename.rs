@@ -100,6 +100,9 @@ impl Vfs {
                     return Err(Error::Invalid("a directory cannot move into itself"));
                 }
             }
+            if let Some(replaced) = replaced {
+                claim.mark_going(replaced);
+            }
             let plan = Move { ino, from, to, replaced };
             let moved =
                 if kind == FileKind::Directory { self.move_directory(cx, &plan).await } else { self.move_file(cx, &plan, mode).await };

@@ -40,7 +40,9 @@ impl Vfs {
         self.getattr(cx, ino, None).await?;
         let names = self.names.lock();
         let node = names.tree.node(ino).ok_or(Error::Stale)?;
-        Ok(node.facts.attributes.xattrs.keys().cloned().collect())
+        // Other tools may have stored names that no program could ask for, or that would end in the middle of the list.
+        let askable = |name: &&String| known_space(OsStr::new(name)).is_ok() && name.len() <= LONGEST_NAME && !name.contains('\0');
+        Ok(node.facts.attributes.xattrs.keys().filter(askable).cloned().collect())
     }
 
     /// Sets an extended attribute.

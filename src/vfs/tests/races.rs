@@ -90,25 +90,6 @@ async fn the_longest_key_hides_nothing_else_and_can_be_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listing_from_before_an_own_commit_is_not_believed_after_an_eviction() {
-    let s = Setting::new();
-    s.foreign("a", "one");
-    let ino = s.ino("a").await;
-    assert_eq!(s.list("").await, ["a"]);
-    s.save("a", "longer").await.unwrap();
-    s.mkdir("d").await.unwrap();
-    let d = s.ino("d").await;
-    // Names that only this mount has push out what nobody holds.
-    for n in 0..8000 {
-        s.vfs.create(&s.cx(), d, format!("{n}").as_ref(), 0o640, WRITE).await.unwrap();
-    }
-    s.vfs.forget(ino, s.lookups(ino));
-    assert_eq!(s.child("a"), None, "evicted");
-    assert_eq!(s.entries("", 10, true).await.iter().find(|entry| entry.name == "a").unwrap().entry.map_or(6, |entry| entry.attr.size), 6);
-    assert_eq!(s.find("a").await.unwrap().attr.size, 6);
-}
-
-#[tokio::test(start_paused = true)]
 async fn who_waits_for_an_operation_that_moves_waits_as_long_as_it_does() {
     let s = Setting::new();
     for n in 0..300 {
