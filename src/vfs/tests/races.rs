@@ -98,7 +98,8 @@ async fn who_waits_for_an_operation_that_moves_waits_as_long_as_it_does() {
     let (d, file) = (s.ino("d").await, s.ino("d/7").await);
     s.bucket.set_latency_of(Operation::Copy, Duration::from_secs(40));
     let (vfs, cx) = (Arc::clone(&s.vfs), s.cx());
-    let rename = tokio::spawn(async move { vfs.rename(&cx, (Ino::ROOT, "d".as_ref()), (Ino::ROOT, "e".as_ref()), RenameMode::Replace).await });
+    let rename =
+        tokio::spawn(async move { vfs.rename(&cx, (Ino::ROOT, "d".as_ref()), (Ino::ROOT, "e".as_ref()), RenameMode::Replace).await });
     s.pass(1).await;
     let cx = s.cx();
     // As the dispatcher does: nothing outlasts the patience of its caller.
@@ -113,7 +114,7 @@ async fn a_file_that_could_not_be_made_is_not_listed() {
     let s = Setting::new();
     assert!(s.list("").await.is_empty());
     s.bucket.fail_next(Operation::Put, Kind::Denied, Effect::Refused);
-    s.vfs.mknod(&s.cx(), Ino::ROOT, "a".as_ref(), 0o100_644).await.unwrap_err();
+    s.vfs.mknod(&s.cx(), Ino::ROOT, "a".as_ref(), 0o100_644, 0).await.unwrap_err();
     s.idle().await;
     assert!(s.list("").await.is_empty());
     assert!(s.keys().is_empty());
