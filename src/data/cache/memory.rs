@@ -264,7 +264,7 @@ mod tests {
             memory.insert(BlockKey { tag: old, index: 0 }, offset(at), whole.slice(length(at)..length(at) + (128 << 10)));
         }
         drop(whole);
-        memory.carry(old, new, BLOCK, &[SECTOR..2 * SECTOR]);
+        memory.carry(old, new, BLOCK, std::slice::from_ref(&(SECTOR..2 * SECTOR)));
         assert_eq!(memory.held(), SECTOR + OVERHEAD);
         assert_eq!(Arc::strong_count(&buffer), 1, "the buffer is held for a sixty-fourth of it");
         let found = memory.look(BlockKey { tag: new, index: 0 }, SECTOR_U32..2 * SECTOR_U32, 1 << 20);
@@ -272,7 +272,7 @@ mod tests {
         // All of a block goes as it is.
         let whole = Bytes::from_owner(Owner(Arc::clone(&buffer)));
         memory.insert(BlockKey { tag: old, index: 1 }, 0, whole);
-        memory.carry(old, new, 2 * BLOCK, &[0..2 * BLOCK]);
+        memory.carry(old, new, 2 * BLOCK, std::slice::from_ref(&(0..2 * BLOCK)));
         assert_eq!(Arc::strong_count(&buffer), 2, "nothing is copied where nothing is left out");
     }
 }

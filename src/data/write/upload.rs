@@ -202,7 +202,14 @@ impl Assembly {
     }
 
     /// Sends it as a part.
-    pub(super) async fn send(mut self, room: &Room, cx: &Ctx, bucket: &Arc<dyn Bucket>, upload: &Upload, number: PartNumber) -> Result<Part> {
+    pub(super) async fn send(
+        mut self,
+        room: &Room,
+        cx: &Ctx,
+        bucket: &Arc<dyn Bucket>,
+        upload: &Upload,
+        number: PartNumber,
+    ) -> Result<Part> {
         let ready = self.ready(room, cx).await?;
         let part = bucket.upload_part(cx, upload, number, ready.payload.clone()).await.map_err(|error| self.reason(error))?;
         cx.progressed();
