@@ -75,6 +75,11 @@ impl File {
         self.content.is_dirty()
     }
 
+    /// Its bytes in memory and staging that are not committed.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.content.state.lock().extents.dirty_bytes()
+    }
+
     /// The version its clean bytes come from; `None` while nothing of it was ever committed.
     pub fn base(&self) -> Option<ObjectVersion> {
         self.content.state.lock().origin.as_ref().map(|origin| origin.version.clone())

@@ -20,7 +20,7 @@ mod tests;
 
 use std::{ops::Range, sync::Arc, time::SystemTime};
 
-use crate::local::Disk;
+use crate::local::{Disk, Ledger};
 
 use crate::store::{Bucket, Key, Meta, ObjectVersion, Replaces, Stored};
 
@@ -79,16 +79,18 @@ pub struct Data {
 }
 
 impl Data {
-    /// Makes the room. Without `staging` nothing is spilled: a writer that finds no memory gets [`Error::NoRoom`].
+    /// Makes the room. Without `staging` nothing is spilled: a writer that finds no memory gets [`Error::NoRoom`]. Uploads are noted in the
+    /// `ledger`, or left behind by a crash.
     pub fn new(
         config: Config,
         budget: Budget,
         staging: Option<Arc<dyn Disk>>,
+        ledger: Option<Arc<Ledger>>,
         clock: Arc<dyn Clock>,
         tasks: Arc<TaskGroup>,
         metrics: &Metrics,
     ) -> Arc<Self> {
-        Arc::new(Self { room: write::Room::new(config, budget, staging, clock, tasks, metrics) })
+        Arc::new(Self { room: write::Room::new(config, budget, staging, ledger, clock, tasks, metrics) })
     }
 
     /// The content of an inode that is being opened: of `base`, or nothing yet.
@@ -102,7 +104,7 @@ impl Data {
     }
 
     /// Makes an object of `source` under `to` on the server, whatever its size: one copy, or part copies above the limit of one.
-    /// It carries `meta` with a token of its own.
+    /// It carries `meta`, with a token of its own unless `meta` has one.
     pub async fn copy_object(
         &self,
         cx: &Ctx,

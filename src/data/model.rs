@@ -87,7 +87,7 @@ impl Model {
         let disk = Arc::new(SimDisk::new());
         let config = Config { part_size: ByteSize::kib(16), parallel_parts: 2, ..Config::default() };
         let staging: Option<Arc<dyn Disk>> = Some(Arc::clone(&disk) as Arc<dyn Disk>);
-        let data = Data::new(config, budget.clone(), staging, Arc::clone(&clock), Arc::clone(&tasks), &Metrics::default());
+        let data = Data::new(config, budget.clone(), staging, None, Arc::clone(&clock), Arc::clone(&tasks), &Metrics::default());
         let bytes: Vec<u8> = (0..base.unwrap_or(0)).map(|at| 100 + (at / 11 % 100) as u8).collect();
         let known = base.map(|_| bucket.put_foreign(&Key::new("a"), bytes.clone()));
         let file = data.open(Arc::clone(&bucket) as Arc<dyn Bucket>, known.clone());

@@ -44,7 +44,7 @@ impl Setting {
         let tasks = Arc::new(TaskGroup::new(Handle::current()));
         let metrics = Metrics::default();
         let staging = staging.then(|| Arc::clone(&disk) as Arc<dyn Disk>);
-        let data = Data::new(config, budget.clone(), staging, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
+        let data = Data::new(config, budget.clone(), staging, None, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
         let cx = Ctx::new(clock, Duration::from_secs(90), 1, 1);
         Self { bucket, data, budget, disk, tasks, metrics, cx }
     }

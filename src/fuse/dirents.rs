@@ -104,7 +104,7 @@ impl Page {
         self.u32(attr.nlink);
         self.u32(attr.uid);
         self.u32(attr.gid);
-        self.u32(0); // rdev
+        self.u32(attr.rdev);
         self.u32(BLOCK_SIZE);
         self.u32(0); // flags
     }
@@ -220,6 +220,7 @@ mod tests {
             mode: 0o4751,
             uid: 1000,
             gid: 1001,
+            rdev: 259,
             size: 1025,
             atime: UNIX_EPOCH - Duration::from_millis(500),
             mtime: UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789),
@@ -264,7 +265,7 @@ mod tests {
             ("attr.nlink", 104, 4, 1),
             ("attr.uid", 108, 4, 1000),
             ("attr.gid", 112, 4, 1001),
-            ("attr.rdev", 116, 4, 0),
+            ("attr.rdev", 116, 4, 259),
             ("attr.blksize", 120, 4, 1 << 20),
             ("attr.flags", 124, 4, 0),
             ("dirent.ino", 128, 8, 42),

@@ -183,9 +183,9 @@ impl Filesystem for Front {
 
     // The kernel has applied the umask to every mode that follows: FUSE_DONT_MASK is not asked for.
 
-    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, _rdev: u32, reply: ReplyEntry) {
+    fn mknod(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, rdev: u32, reply: ReplyEntry) {
         let name = name.to_owned();
-        let work = |vfs: Arc<Vfs>, cx| async move { vfs.mknod(&cx, Ino(parent.0), &name, mode).await };
+        let work = |vfs: Arc<Vfs>, cx| async move { vfs.mknod(&cx, Ino(parent.0), &name, mode, rdev).await };
         self.run("mknod", (request, parent), reply, work, reply::entry);
     }
 

@@ -76,6 +76,7 @@ impl Seen {
             mode,
             uid: 0,
             gid: 0,
+            rdev: 0,
             size: size as u64,
             atime: UNIX_EPOCH,
             mtime: UNIX_EPOCH,

@@ -116,5 +116,17 @@ fn join(slices: &[Bytes]) -> BytesMut {
 /// The attributes beside a nodeid of 0, which nobody looks at.
 fn nobody() -> Attr {
     let epoch = std::time::UNIX_EPOCH;
-    Attr { ino: Ino(0), kind: FileKind::File, nlink: 1, mode: 0, uid: 0, gid: 0, size: 0, atime: epoch, mtime: epoch, ctime: epoch }
+    Attr {
+        ino: Ino(0),
+        kind: FileKind::File,
+        nlink: 1,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        atime: epoch,
+        mtime: epoch,
+        ctime: epoch,
+    }
 }

@@ -1,4 +1,4 @@
-//! Durable things on this host: a directory of files that appear whole, and a journal in it.
+//! This host: durable things in a directory of files that appear whole, with a journal in it; and what its processes have open.
 //!
 //! [`Disk`] is the door to the outside: [`HostDisk`] is a real directory with one owner, [`SimDisk`] a simulated one that loses at a crash
 //! what was not synced. Everything above, the [`Journal`] first, is written against the trait and tested against both.
@@ -7,10 +7,12 @@ mod disk;
 mod host;
 mod journal;
 mod ledger;
+mod process;
 mod sim;
 
 pub use disk::{Disk, DiskFile};
 pub use host::{HostDisk, OpenError};
 pub use journal::{Damage, Durable, Journal, JournalError, Replay};
 pub use ledger::{Entry, Ledger, Leftover};
+pub use process::has_open;
 pub use sim::{Operation, SimDisk};

@@ -13,7 +13,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::data::{self, Data};
 use crate::fuse::KernelNotify;
-use crate::local::{Disk, HostDisk, OpenError};
+use crate::local::{Disk, HostDisk, Ledger, OpenError};
+use crate::mount::leftovers::{Leftovers, stale_spills};
 use crate::mount::settings::{Access, Settings, Source, Staging};
 use crate::store::cos::{Endpoints, Fixed};
 use crate::store::{self, Bucket, CosConfig, Kind, Service, Versioning};
@@ -34,6 +35,10 @@ pub(super) struct Rooms {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tasks: Arc<TaskGroup>,
     pub(super) staging: Option<Arc<HostDisk>>,
+    pub(super) ledger: Option<Arc<Ledger>>,
+    /// What earlier mounts of the same source left.
+    pub(super) leftovers: Leftovers,
+    pub(super) bucket: Arc<dyn Bucket>,
     pub(super) data: Arc<Data>,
     pub(super) notify: KernelNotify,
     pub(super) vfs: Arc<Vfs>,
@@ -48,8 +53,17 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
     let metrics = Metrics::default();
     let runtime = Builder::new_multi_thread().worker_threads(WORKERS).thread_name("cosmount").enable_all().build()?;
     let tasks = Arc::new(TaskGroup::new(runtime.handle().clone()));
-    let bucket = connect(settings, &runtime, &clock, &metrics)?;
+    // First, because a directory that another mount has is known at once, and a slow network is not.
     let staging = open_staging(settings)?;
+    let bucket = match connect(settings, &runtime, &clock, &metrics) {
+        Ok(bucket) => bucket,
+        Err(error) => {
+            // An empty directory is nothing to leave behind; one that stays harms nobody.
+            drop(staging.map(|disk| disk.retire()));
+            return Err(error);
+        }
+    };
+    let (ledger, leftovers) = runtime.block_on(open_ledgers(settings, staging.as_ref()))?;
     let budget = Budget::new(settings.memory_limit);
     let notify = KernelNotify::new();
     let context = runtime.enter();
@@ -57,14 +71,16 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
         data::Config { staging_limit: staging_limit(settings, staging.as_deref())?, ..settings.data.clone() },
         budget.clone(),
         staging.clone().map(|disk| disk as Arc<dyn Disk>),
+        ledger.clone(),
         Arc::clone(&clock),
         Arc::clone(&tasks),
         &metrics,
     );
     let vfs = Vfs::new(
         vfs::Config { prefix: settings.source.prefix.clone(), mount_id: mount_id(&*clock), ..settings.vfs.clone() },
-        bucket,
+        Arc::clone(&bucket),
         Arc::clone(&data),
+        ledger.clone(),
         Arc::new(notify.clone()),
         budget,
         Arc::clone(&clock),
@@ -72,7 +88,7 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
         &metrics,
     );
     drop(context);
-    Ok(Rooms { runtime, clock, tasks, staging, data, notify, vfs })
+    Ok(Rooms { runtime, clock, tasks, staging, ledger, leftovers, bucket, data, notify, vfs })
 }
 
 /// The bucket, after one signed request.
@@ -126,7 +142,9 @@ fn cannot_open(source: &Source, error: store::Error) -> anyhow::Error {
 fn open_staging(settings: &Settings) -> anyhow::Result<Option<Arc<HostDisk>>> {
     match &settings.staging {
         Staging::None => {
-            tracing::warn!("no staging: what cannot be sent stays in memory, and a crash forgets which uploads are ours");
+            tracing::warn!(
+                "no staging: what cannot be sent stays in memory, and what a crash leaves in the bucket (open uploads, objects of open files, half of a rename) stays there"
+            );
             Ok(None)
         }
         Staging::In(path) => Ok(Some(HostDisk::open(path)?)),
@@ -143,17 +161,31 @@ fn open_staging(settings: &Settings) -> anyhow::Result<Option<Arc<HostDisk>>> {
     }
 }
 
+/// Opens the ledger of this mount, and those of dead mounts of the same source in directories beside it.
+async fn open_ledgers(settings: &Settings, staging: Option<&Arc<HostDisk>>) -> anyhow::Result<(Option<Arc<Ledger>>, Leftovers)> {
+    let Some(disk) = staging else { return Ok((None, Leftovers::default())) };
+    let identity = identity(settings);
+    let context = || format!("the staging directory {}; --staging names another one", disk.path().display());
+    let spills = stale_spills(disk).await.with_context(context)?;
+    let (ledger, entries) = Ledger::open(Arc::<HostDisk>::clone(disk), &identity).await.with_context(context)?;
+    let mut leftovers = Leftovers::new(entries, Arc::clone(disk), spills);
+    if let Staging::Below(parent) = &settings.staging {
+        let name = staging_name(settings);
+        leftovers.adopt(parent, &name, &identity).await;
+    }
+    Ok((Some(ledger), leftovers))
+}
+
+/// What makes two mounts mounts of the same source: only then may one clean up behind the other.
+fn identity(settings: &Settings) -> String {
+    let Settings { source, store, .. } = settings;
+    let region = store.region.as_deref().unwrap_or_default();
+    format!("{}\n{}\n{region}\n{}", source.bucket, source.prefix, store.endpoints.join("\n"))
+}
+
 /// A hash, never a name from outside: it becomes a part of a path.
 fn staging_name(settings: &Settings) -> String {
-    let mut hash = Sha256::new();
-    for part in [settings.source.bucket.as_str(), settings.source.prefix.as_str()]
-        .into_iter()
-        .chain(settings.store.endpoints.iter().map(String::as_str))
-    {
-        hash.update(part);
-        hash.update([0]);
-    }
-    hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(identity(settings)).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn staging_limit(settings: &Settings, disk: Option<&HostDisk>) -> anyhow::Result<ByteSize> {

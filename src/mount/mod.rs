@@ -7,6 +7,7 @@ mod build;
 pub mod daemon;
 #[cfg(test)]
 mod kernel_tests;
+mod leftovers;
 mod session;
 mod settings;
 mod shutdown;

@@ -85,9 +85,7 @@ pub fn check_mount_point(path: &Path) -> anyhow::Result<()> {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => bail!("{shown} is not a directory: a mount point must be one"),
         Err(error) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
-            bail!(
-                "{shown} is a mount whose process has died (\"{error}\"): run `cosmount umount {shown}` first; what it had not sent yet is kept in its staging directory"
-            )
+            bail!("{shown} is a mount whose process has died (\"{error}\"): run `cosmount umount {shown}` first")
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             bail!("{shown} does not exist: make the directory first (mkdir -p {shown})")

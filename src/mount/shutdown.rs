@@ -56,7 +56,11 @@ struct Signals {
 pub fn start(settings: Settings) -> anyhow::Result<Running> {
     settings.check()?;
     check_mount_point(&settings.mount_point)?;
-    let rooms = build::build(&settings)?;
+    let mut rooms = build::build(&settings)?;
+    if !settings.vfs.read_only {
+        let Rooms { runtime, bucket, clock, leftovers, .. } = &mut rooms;
+        runtime.block_on(leftovers.end_renames(bucket, clock));
+    }
     let signals = {
         let _context = rooms.runtime.enter();
         Signals::catch()?
@@ -92,6 +96,10 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
             None
         }
     };
+    let leftovers = std::mem::take(&mut rooms.leftovers);
+    if !settings.vfs.read_only {
+        rooms.tasks.spawn(leftovers.clean_up(Arc::clone(&rooms.bucket), Arc::clone(&rooms.clock)));
+    }
     tracing::info!("{} is mounted on {}", settings.source, settings.mount_point.display());
     Ok(Running { rooms, settings, mounted, serving, signals, registration })
 }
@@ -120,7 +128,7 @@ impl Running {
 
     fn until(self, asked: Option<&'static str>) -> anyhow::Result<Left> {
         let Self { rooms, settings, mounted, mut serving, mut signals, registration } = self;
-        let Rooms { runtime, clock, tasks, staging, data, notify, vfs } = rooms;
+        let Rooms { runtime, clock, tasks, staging, ledger, data, notify, vfs, .. } = rooms;
         let stop = Stop {
             clock: &clock,
             data: &data,
@@ -156,7 +164,13 @@ impl Running {
             if !by_kernel {
                 within(&clock, LAST_REQUESTS, serving.ended()).await;
             }
+            if left.files == 0 {
+                within(&clock, STEP, vfs.let_go()).await;
+            }
             tasks.join(&clock, patience).await;
+            if let Some(ledger) = ledger {
+                ledger.end().await;
+            }
             (left, unmounted)
         });
         drop((vfs, data));

@@ -124,6 +124,7 @@ impl Vfs {
             mode: attributes.mode.unwrap_or(mode),
             uid: attributes.uid.unwrap_or(self.config.uid),
             gid: attributes.gid.unwrap_or(self.config.gid),
+            rdev: attributes.rdev.unwrap_or_default(),
             size: if node.is_directory() { DIRECTORY_SIZE } else { node.size },
             atime: node.atime,
             mtime: node.mtime(),

@@ -23,7 +23,7 @@ use crate::vfs::{
 };
 
 /// A commit that is due.
-struct Due {
+pub(super) struct Due {
     file: Arc<File>,
     target: Target,
     /// What was changed later is not part of it.
@@ -84,7 +84,7 @@ impl Vfs {
         new && names.open.get(&ino).is_some_and(|open| open.attempted)
     }
 
-    fn due(&self, ino: Ino) -> Result<Option<Due>> {
+    pub(super) fn due(&self, ino: Ino) -> Result<Option<Due>> {
         let names = self.names.lock();
         let Some(node) = names.tree.node(ino) else { return Ok(None) };
         let Some(open) = names.open.get(&ino) else { return Ok(None) };

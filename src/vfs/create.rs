@@ -27,6 +27,8 @@ pub(super) const LONGEST_LINK: u64 = 4095;
 const SETGID: u32 = 0o2000;
 const TYPE_BITS: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
+const CHARACTERS: u32 = 0o020_000;
+const BLOCKS: u32 = 0o060_000;
 
 impl Vfs {
     /// Creates a file, or opens it if it is there and `flags` do not exclude that. `mode` has the umask applied.
@@ -75,10 +77,17 @@ impl Vfs {
         Ok((draft?.entry(), opened))
     }
 
-    /// Makes a regular file without opening it; other kinds are refused. `mode` has the umask applied and holds the type bits.
-    pub async fn mknod(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr, mode: u32) -> Result<Entry> {
-        if !matches!(mode & TYPE_BITS, 0 | REGULAR) {
-            return Err(Error::NotPermitted("COS keeps neither device nodes nor sockets nor pipes"));
+    /// Makes a regular file without opening it, or a pipe, a socket or a device node. `mode` has the umask applied and holds the type bits.
+    pub async fn mknod(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr, mode: u32, rdev: u32) -> Result<Entry> {
+        let kind = mode & TYPE_BITS;
+        if !matches!(kind, 0 | REGULAR) {
+            // An empty object whose mode says what it is, as COSFS keeps it; what it does is the kernel's.
+            if self.config.posix != Posix::Full {
+                return Err(Error::NotPermitted("a pipe, socket or device is kept as an attribute, and --posix keeps none"));
+            }
+            let rdev = matches!(kind, CHARACTERS | BLOCKS).then_some(rdev);
+            let made = Made { kind: FileKind::Special(kind), mode, rdev, content_type: PLAIN_TYPE, body: Bytes::new() };
+            return self.make(cx, parent, name, made).await;
         }
         let flags = OpenFlags { read: false, write: true, append: false, truncate: false, exclusive: true };
         let (entry, opened) = self.create(cx, parent, name, mode, flags).await?;
@@ -91,7 +100,7 @@ impl Vfs {
 
     /// Makes a directory. `mode` has the umask applied.
     pub async fn mkdir(self: &Arc<Self>, cx: &Ctx, parent: Ino, name: &OsStr, mode: u32) -> Result<Entry> {
-        let made = Made { kind: FileKind::Directory, mode, content_type: DIRECTORY_TYPE, body: Bytes::new() };
+        let made = Made { kind: FileKind::Directory, mode, rdev: None, content_type: DIRECTORY_TYPE, body: Bytes::new() };
         self.make(cx, parent, name, made).await
     }
 
@@ -107,7 +116,7 @@ impl Vfs {
         if self.config.posix != Posix::Full {
             return Err(Error::NotPermitted("a symbolic link is kept as an attribute, and --posix keeps none"));
         }
-        self.make(cx, parent, name, Made { kind: FileKind::Symlink, mode: 0o777, content_type: PLAIN_TYPE, body }).await
+        self.make(cx, parent, name, Made { kind: FileKind::Symlink, mode: 0o777, rdev: None, content_type: PLAIN_TYPE, body }).await
     }
 
     /// A symbolic link's target.
@@ -162,6 +171,7 @@ impl Vfs {
             let key = self.new_key(&names, parent, name)?;
             (key, self.new_facts(&names, cx, parent, made.kind, made.mode))
         };
+        facts.attributes.rdev = made.rdev;
         let key = if made.kind == FileKind::Directory { Key::new(format!("{key}/")) } else { key };
         let mut meta = Meta { content_type: Some(made.content_type.to_owned()), ..Meta::default() };
         self.write_attributes(&facts.attributes, made.kind, &mut meta)?;
@@ -238,6 +248,7 @@ impl Vfs {
 struct Made {
     kind: FileKind,
     mode: u32,
+    rdev: Option<u32>,
     content_type: &'static str,
     body: Bytes,
 }

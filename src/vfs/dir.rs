@@ -299,8 +299,10 @@ impl Vfs {
     }
 
     pub(super) fn keep_listing(&self, directory: Ino, asked: Instant, names: BTreeMap<Name, Listed>) {
-        let keep_own = self.config.defect != Some(Defect::EntryCreatedDuringListingLost);
-        self.names.lock().tree.set_listing(directory, asked, names, keep_own);
+        // Seeded defect: the differential tester must find that a listing is believed to know what was made since it was asked for.
+        let lost = self.config.defect == Some(Defect::EntryCreatedDuringListingLost);
+        let at = if lost { self.clock.now() } else { asked };
+        self.names.lock().tree.set_listing(directory, at, names, !lost);
     }
 
     /// Lists a directory that one page holds, so that its absences are known.

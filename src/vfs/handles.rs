@@ -15,9 +15,9 @@ use parking_lot::Mutex;
 
 use crate::data::{File, Reader};
 
-use crate::store::{Meta, ObjectVersion};
+use crate::store::Meta;
 
-use crate::vfs::{Error, Fh, Ino, Owner, Result, dir::DirectoryHandle};
+use crate::vfs::{Error, Fh, Ino, Owner, Result, aside::Helper, dir::DirectoryHandle};
 
 /// What all handles of one inode share. Guarded by the lock of the names.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct OpenFile {
     /// The bytes may leave while they are being written.
     pub(super) streaming: bool,
     /// The object that keeps the bytes since this mount replaced or removed the file's own.
-    pub(super) helper: Option<ObjectVersion>,
+    pub(super) helper: Option<Helper>,
     /// A commit was begun: COS may have an object of which nobody told us.
     pub(super) attempted: bool,
     /// A task commits what the last handle left.
@@ -51,6 +51,8 @@ pub(super) struct FileHandle {
     pub(super) read: bool,
     pub(super) write: bool,
     pub(super) append: bool,
+    /// The process, or thread, that opened it.
+    pub(super) opener: u32,
     /// Guards nothing but itself.
     pub(super) last_writer: Mutex<LastWriter>,
 }

@@ -1,13 +1,18 @@
 //! read, write, flush, fsync, release: from a handle straight to its `File` and back.
 //!
 //! A read touches the handle's shard and nothing else of this room. A write tells the tree that there is something to commit. close(2) commits what
-//! is dirty, but only for the process that wrote last through the handle: a forked child that closes its inherited copy publishes nothing.
+//! is dirty, but only for the process that wrote last through the handle: a forked child that closes its inherited copy publishes nothing. An
+//! empty file that nobody has written yet is as a rule about to be: a shell opens `> file`, moves the descriptor to its place and closes the first, and
+//! programs it starts close theirs. Its close makes it only when neither the closing process nor the opening one has it open still.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 
 use crate::data::{self, At, File};
+
+use crate::local::has_open;
 
 use crate::support::{Ctx, Urgency};
 
@@ -22,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Between tries of a commit that nobody waits for.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Files committed at once to make room.
+const COMMITTED_AT_ONCE: usize = 16;
 
 impl Vfs {
     /// The bytes at `offset`, fewer at the end of the file, as slices in order.
@@ -57,7 +64,10 @@ impl Vfs {
             Some(owner) if !from_page_cache => LastWriter::Process(owner),
             _ => LastWriter::Unknown,
         };
-        self.note_changed(handle.ino);
+        // The kernel sees to this for what goes through its page cache, but not for direct writes.
+        if self.note_changed(handle.ino) && !from_page_cache && cx.uid != 0 {
+            self.change_attributes(cx, handle.ino, drop_privileges).await?;
+        }
         Ok(len)
     }
 
@@ -68,6 +78,10 @@ impl Vfs {
         // Another process wrote through this handle last: its own close is still to come.
         let others = matches!(last, LastWriter::Process(writer) if writer != owner);
         if !handle.write || others {
+            return Ok(());
+        }
+        let empty = last == LastWriter::Unknown && handle.file.size() == 0 && self.due(handle.ino)?.is_some();
+        if empty && has_open(vec![cx.pid, handle.opener], handle.ino.0).await {
             return Ok(());
         }
         self.commit(cx, handle.ino).await
@@ -112,18 +126,6 @@ impl Vfs {
             return (names.open.remove(&ino), false);
         }
         (None, !std::mem::replace(&mut open.behind, true))
-    }
-
-    /// Lets go of what only an open file needed.
-    fn end(self: &Arc<Self>, ended: Option<OpenFile>) {
-        let Some(helper) = ended.and_then(|open| open.helper) else { return };
-        let vfs = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let cx = Ctx::background(Arc::clone(&vfs.clock), PATIENCE);
-            if let Err(error) = vfs.bucket.delete(&cx, &helper.key, Some(&helper)).await {
-                tracing::warn!(%error, "a helper object stays behind; it may be deleted by hand");
-            }
-        });
     }
 
     /// Commits what the last handle left, again and again until it is done, a new handle takes over, or it can never be.
@@ -188,23 +190,56 @@ impl Vfs {
                 self.commit(cx, ino).await?;
                 Ok(call().await?)
             }
-            Err(data::Error::NoRoom) => {
-                self.commit(cx, ino).await.map_err(|error| {
-                    tracing::warn!(ino = ino.0, %error, "no room for more changes, and these could not be committed");
-                    Error::NoSpace
-                })?;
-                Ok(call().await?)
-            }
+            Err(data::Error::NoRoom) => self.making_room(cx, ino, call).await,
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The file's bytes were changed: there is something to commit, and a new mtime.
-    fn note_changed(&self, ino: Ino) {
+    /// Runs a call that found no room again behind commits that make some: of its own file, then of the others, those with the most first. So
+    /// where nothing can be spilled any more, files that a program holds open leave before they are closed.
+    async fn making_room<T, F>(self: &Arc<Self>, cx: &Ctx, ino: Ino, call: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = data::Result<T>>,
+    {
+        let mut tried = HashSet::new();
+        loop {
+            let heaviest = self.heaviest(ino, &tried);
+            tried.extend(heaviest.iter().copied());
+            let commits = stream::iter(heaviest).map(|ino| self.commit(cx, ino)).buffer_unordered(COMMITTED_AT_ONCE);
+            let results: Vec<Result<()>> = commits.collect().await;
+            cx.progressed();
+            if results.iter().all(Result::is_err) {
+                if let Some(Err(error)) = results.first() {
+                    tracing::warn!(%error, "no room for more changes, and those that are here could not be committed");
+                }
+                return Err(Error::NoSpace);
+            }
+            match call().await {
+                Err(data::Error::NoRoom) => {}
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    /// The files with the most dirty bytes, the one of `first` before all, but for those in `tried`.
+    fn heaviest(&self, first: Ino, tried: &HashSet<Ino>) -> Vec<Ino> {
+        let mut files: Vec<(bool, u64, Ino)> = {
+            let names = self.names.lock();
+            let others = names.uncommitted().into_iter().filter(|ino| !tried.contains(ino));
+            others.filter_map(|ino| Some((ino == first, names.open.get(&ino)?.file.dirty_bytes(), ino))).collect()
+        };
+        files.retain(|(_, bytes, _)| *bytes > 0);
+        files.sort_unstable_by(|one, other| other.cmp(one));
+        files.into_iter().take(COMMITTED_AT_ONCE).map(|(_, _, ino)| ino).collect()
+    }
+
+    /// The file's bytes were changed: there is something to commit, and a new mtime. Says whether running the file would lend its owner's or
+    /// group's rights.
+    fn note_changed(&self, ino: Ino) -> bool {
         let now = self.clock.wall();
         let mut names = self.names.lock();
         let epoch = names.tree.advance();
-        let Some(node) = names.tree.node_mut(ino) else { return };
+        let Some(node) = names.tree.node_mut(ino) else { return false };
         node.dirtied = epoch;
         if node.local == Local::Clean {
             node.local = Local::Dirty;
@@ -212,6 +247,7 @@ impl Vfs {
         node.facts.attributes.mtime = Some(now);
         node.times_set = false;
         node.ctime = now;
+        lends_rights(node.facts.attributes.mode)
     }
 
     /// The directory entries below `ino` that exist only here are committed, too.
@@ -227,4 +263,23 @@ impl Vfs {
         }
         Ok(())
     }
+}
+
+const SETUID: u32 = 0o4000;
+const SETGID: u32 = 0o2000;
+/// Without it setgid means something else.
+const GROUP_EXECUTES: u32 = 0o0010;
+
+fn lends_rights(mode: Option<u32>) -> bool {
+    mode.is_some_and(|mode| mode & SETUID != 0 || mode & SETGID != 0 && mode & GROUP_EXECUTES != 0)
+}
+
+/// Whoever writes into a setuid program must not make its owner run what was written (write(2)); root may.
+fn drop_privileges(node: &mut Node) -> Result<()> {
+    let mode = &mut node.facts.attributes.mode;
+    if lends_rights(*mode) {
+        let group = if mode.is_some_and(|mode| mode & GROUP_EXECUTES != 0) { SETGID } else { 0 };
+        *mode = mode.map(|mode| mode & !(SETUID | group));
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@
 //! | `uid`, `gid` | decimal |
 //! | `mtime` | whole seconds since 1970, decimal |
 //! | `xattr` | percent-encoded JSON object: name → Base64 value |
+//! | `cosmount-rdev` | ours: a device node's numbers, decimal, as Linux packs them |
 //! | `cosmount-mtime` | ours: `<seconds>.<nanoseconds>`; believed only beside an `mtime` of the same seconds, so that another tool's change counts |
 //!
 //! COSFS reads a number with a `.` or `-` in it as 0, so fractions and years before 1970 go into our own header only. What an object does not
@@ -41,6 +42,7 @@ const GID: &str = "gid";
 const MTIME: &str = "mtime";
 const XATTR: &str = "xattr";
 const EXACT_MTIME: &str = "cosmount-mtime";
+const RDEV: &str = "cosmount-rdev";
 
 /// The attributes that an object carries itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub(super) struct Attributes {
     pub(super) uid: Option<u32>,
     /// Group.
     pub(super) gid: Option<u32>,
+    /// A device node's numbers, as Linux packs them.
+    pub(super) rdev: Option<u32>,
     /// Last change of the bytes.
     pub(super) mtime: Option<SystemTime>,
     /// Extended attributes by their full name.
@@ -80,6 +84,7 @@ impl Attributes {
             mode: mode.map(|mode| mode & !TYPE_BITS),
             uid: number(UID).or_else(|| number("owner")),
             gid: number(GID).or_else(|| number("group")),
+            rdev: number(RDEV),
             mtime: read_mtime(user),
             xattrs: user.get(XATTR).and_then(|text| read_xattrs(text)).unwrap_or_default(),
         }
@@ -98,6 +103,7 @@ impl Attributes {
             set(meta, MODE, number(self.mode.map(|mode| mode | type_bits(kind))));
             set(meta, UID, number(self.uid));
             set(meta, GID, number(self.gid));
+            set(meta, RDEV, number(self.rdev));
             set(meta, XATTR, (!self.xattrs.is_empty()).then(|| xattr_header(&self.xattrs)));
         }
         const PREFIX: usize = "x-cos-meta-".len();
@@ -233,6 +239,7 @@ mod tests {
             mode: Some(0o4755),
             uid: Some(7),
             gid: None,
+            rdev: Some(259),
             mtime: None,
             xattrs: BTreeMap::from([("user.\u{fc}".to_owned(), Bytes::from_static(b"\0\r\n\xff"))]),
         };

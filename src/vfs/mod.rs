@@ -18,6 +18,7 @@ mod keymap;
 mod lookup;
 mod meta;
 mod open;
+mod recover;
 mod remove;
 mod rename;
 #[cfg(test)]
@@ -41,6 +42,8 @@ use parking_lot::Mutex;
 
 use crate::data::Data;
 
+use crate::local::Ledger;
+
 use crate::store::{Bucket, CommitToken, Key};
 
 use crate::support::{Budget, Clock, Ctx, Metrics, Reservation, Share, TaskGroup};
@@ -53,6 +56,7 @@ use meta::Attributes;
 use tree::{Facts, Local, Nameless, Place, Tree};
 
 pub use error::Error;
+pub use recover::recover;
 
 /// What a file-system operation returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -83,7 +87,7 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Symlink,
-    /// Something only another tool can have stored: a device, a socket, a pipe. The `S_IFMT` bits.
+    /// A pipe, a socket or a device node. The `S_IFMT` bits.
     Special(u32),
 }
 
@@ -103,6 +107,8 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// A device node's numbers, as Linux packs them; else 0.
+    pub rdev: u32,
     /// Size in bytes.
     pub size: u64,
     /// Last access: in memory only.
@@ -370,6 +376,8 @@ pub struct Vfs {
     config: Config,
     bucket: Arc<dyn Bucket>,
     data: Arc<Data>,
+    /// Where helper objects and renames are noted that a crash would leave behind.
+    ledger: Option<Arc<Ledger>>,
     notify: Arc<dyn Notify>,
     clock: Arc<dyn Clock>,
     tasks: Arc<TaskGroup>,
@@ -402,6 +410,7 @@ impl Vfs {
         config: Config,
         bucket: Arc<dyn Bucket>,
         data: Arc<Data>,
+        ledger: Option<Arc<Ledger>>,
         notify: Arc<dyn Notify>,
         budget: Budget,
         clock: Arc<dyn Clock>,
@@ -423,6 +432,7 @@ impl Vfs {
             config,
             bucket,
             data,
+            ledger,
             notify,
             clock,
             tasks,

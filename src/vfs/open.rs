@@ -175,6 +175,7 @@ impl Vfs {
             read: flags.read,
             write: flags.write,
             append: flags.append,
+            opener: cx.pid,
             last_writer: Mutex::new(LastWriter::Unknown),
         });
         let release = ReleaseOnDrop::new(self, fh);

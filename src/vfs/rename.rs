@@ -5,8 +5,9 @@
 //! beneath wait, open files are frozen, everything is listed as far as `--rename-limit`, copied many at once, the dentry moves, and the sources
 //! are deleted. Until it moves a failure deletes the copies and leaves the tree as it was (V4); after that it rolls forward.
 //!
-//! It runs to its end even if the caller is dropped. The journal of intents, which finishes what a crash of the machine interrupts (V5), is
-//! to be written between [`Vfs::copy_all`] and the move, and struck out behind the deletes.
+//! It runs to its end even if the caller is dropped, and the next mount ends what a crash interrupts (V5, `recover.rs`): the ledger has the rename
+//! before the first copy, learns when all copies are there, and forgets it before the reply, because from then on a program may make the old
+//! names anew. Without staging there is no ledger: a crash then leaves both names.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,7 +22,9 @@ use futures_util::{StreamExt, stream};
 
 use crate::data;
 
-use crate::store::{Head, Key, Kind, ListRequest, ObjectVersion, Replaces};
+use crate::local::{Ledger, Leftover};
+
+use crate::store::{CommitToken, Head, Key, Kind, ListRequest, ObjectVersion, Replaces};
 
 use crate::support::Ctx;
 
@@ -151,12 +154,34 @@ impl Vfs {
             return Err(Error::Stale);
         }
         self.keep_directory(cx, plan.from.0, ino, &origin.key).await?;
+        let token = self.token();
+        let (from, to) = (origin.key.as_str().to_owned(), to_key.as_str().to_owned());
+        let noted = Ledger::note_if(self.ledger.as_ref(), Leftover::Move { from, to, token: token.as_str().to_owned() }).await;
+        let moved = self.move_object(cx, plan, mode, &head, &to_key, &token).await;
+        // Also after a failure: what a program was told has failed must not happen later.
+        if let Some(entry) = noted {
+            entry.settled_for_good().await;
+        }
+        moved
+    }
+
+    /// The file's object gets its new key, and the tree learns it.
+    async fn move_object(
+        self: &Arc<Self>,
+        cx: &Ctx,
+        plan: &Move,
+        mode: RenameMode,
+        head: &Head,
+        to_key: &Key,
+        token: &CommitToken,
+    ) -> Result<()> {
+        let ino = plan.ino;
         let replaces = self.replaces(plan.replaced);
-        let copied = match self.copy_with_everything(cx, &head, &to_key, &replaces).await {
+        let copied = match self.copy_with_everything(cx, head, to_key, &replaces, token).await {
             // Somebody else made it since we looked; a rename replaces what is there.
             Err(Error::Exists) if mode == RenameMode::Replace => {
-                let there = self.bucket.head(cx, &to_key).await?;
-                self.copy_with_everything(cx, &head, &to_key, &Replaces::Version(there.version)).await?
+                let there = self.bucket.head(cx, to_key).await?;
+                self.copy_with_everything(cx, head, to_key, &Replaces::Version(there.version), token).await?
             }
             copied => copied?,
         };
@@ -235,7 +260,22 @@ impl Vfs {
         }
         let sources = self.list_all(cx, plan.ino, &from, &to).await?;
         self.keep_directory(cx, plan.from.0, plan.ino, &Key::new(&from)).await?;
-        let moved = self.copy_all(cx, sources, plan.replaced).await?;
+        let token = self.token();
+        let tree = |copied| Leftover::Tree {
+            from: from.clone(),
+            to: to.clone(),
+            token: token.as_str().to_owned(),
+            over: plan.replaced.is_some(),
+            copied,
+        };
+        // If copying fails the entry stays: a copy whose answer was lost may still be there.
+        let noted = Ledger::note_if(self.ledger.as_ref(), tree(false)).await;
+        let moved = self.copy_all(cx, sources, plan.replaced, &token).await?;
+        if let Some(entry) = &noted
+            && let Err(error) = entry.becomes(tree(true)).await
+        {
+            tracing::warn!(%error, "a crash before this rename ends may leave some names old and some new");
+        }
         let rebased = {
             let mut names = self.names.lock();
             let marker = plan.replaced.and_then(|ino| names.tree.node(ino)).and_then(|node| node.facts.origin.clone());
@@ -257,7 +297,11 @@ impl Vfs {
             file.rebase(version);
         }
         drop(frozen);
-        self.delete_sources(cx, &from, &moved).await
+        let deleted = self.delete_sources(cx, &from, &moved).await;
+        if let Some(entry) = noted.filter(|_| deleted.is_ok()) {
+            entry.settled_for_good().await;
+        }
+        deleted
     }
 
     /// Open files below a directory, in the order in which they are frozen.
@@ -324,7 +368,13 @@ impl Vfs {
     }
 
     /// Copies all, or none: after a failure the copies are deleted again.
-    async fn copy_all(&self, cx: &Ctx, sources: Vec<(ObjectVersion, Key)>, replaced: Option<Ino>) -> Result<Vec<Moved>> {
+    async fn copy_all(
+        &self,
+        cx: &Ctx,
+        sources: Vec<(ObjectVersion, Key)>,
+        replaced: Option<Ino>,
+        token: &CommitToken,
+    ) -> Result<Vec<Moved>> {
         let failed = AtomicBool::new(false);
         // The marker of an empty directory that is replaced is all that may be there.
         let marker = self.replaces(replaced);
@@ -340,7 +390,8 @@ impl Vfs {
                 };
                 let copied = match self.bucket.head(cx, &source.key).await {
                     Ok(head) => {
-                        self.copy_with_everything(cx, &head, &key, &replaces).await.map(|facts| Some(Moved { old: head.version, facts }))
+                        let copied = self.copy_with_everything(cx, &head, &key, &replaces, token).await;
+                        copied.map(|facts| Some(Moved { old: head.version, facts }))
                     }
                     // Removed by somebody else since it was listed.
                     Err(error) if error.kind() == Kind::NotFound => Ok(None),
@@ -373,8 +424,8 @@ impl Vfs {
         Err(error)
     }
 
-    /// Copies one object under another key with everything it carries, and says what is there now.
-    async fn copy_with_everything(&self, cx: &Ctx, head: &Head, to: &Key, replaces: &Replaces) -> Result<Facts> {
+    /// Copies one object under another key with everything it carries, marked with `token`, and says what is there now.
+    async fn copy_with_everything(&self, cx: &Ctx, head: &Head, to: &Key, replaces: &Replaces, token: &CommitToken) -> Result<Facts> {
         let mut facts = self.facts(head);
         let mut meta = self.preserved(cx, head).await?;
         let directory = to.as_str().ends_with('/');
@@ -383,7 +434,7 @@ impl Vfs {
             meta.user.extend(meta::times(head.last_modified, self.config.posix));
             facts.attributes.mtime = Some(head.last_modified);
         }
-        meta.token = Some(self.token());
+        meta.token = Some(token.clone());
         let stored = self.data.copy_object(cx, &self.bucket, &head.version, to, &meta, replaces).await?;
         facts.origin = Some(stored.version);
         facts.modified = stored.last_modified.unwrap_or(stored.date);

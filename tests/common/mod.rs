@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,6 +27,7 @@ pub struct Builder {
     environment: Vec<(String, String)>,
     config: Option<Config>,
     prefix: String,
+    without_staging: bool,
 }
 
 /// A running mount. Dropping it unmounts and stops everything.
@@ -37,6 +38,7 @@ pub struct Mounted {
     prefix: String,
     environment: Vec<(String, String)>,
     args: Vec<String>,
+    without_staging: bool,
     child: Option<Child>,
 }
 
@@ -65,12 +67,19 @@ impl Builder {
         self
     }
 
+    /// Mounts with `--staging none`.
+    pub fn without_staging(mut self) -> Self {
+        self.without_staging = true;
+        self
+    }
+
     /// Starts the emulator and mounts.
     pub fn start(self) -> Mounted {
         let server = Arc::new(Server::start(self.config.unwrap_or_else(|| Config::with_bucket(BUCKET))).unwrap());
         let directory = Arc::new(tempfile::Builder::new().prefix("cosmount-test-").tempdir().unwrap());
         fs::create_dir(directory.path().join("mnt")).unwrap();
-        let mut mounted = Mounted { server, directory, prefix: self.prefix, environment: self.environment, args: self.args, child: None };
+        let Self { prefix, environment, args, without_staging, .. } = self;
+        let mut mounted = Mounted { server, directory, prefix, environment, args, without_staging, child: None };
         mounted.mount();
         mounted
     }
@@ -97,6 +106,7 @@ impl Mounted {
             prefix: self.prefix.clone(),
             environment: Vec::new(),
             args: Vec::new(),
+            without_staging: false,
             child: None,
         };
         mounted.mount();
@@ -111,7 +121,7 @@ impl Mounted {
             .arg(self.path())
             .args(["-f", "--region", "ap-guangzhou", "--endpoint", &self.server.endpoint()])
             .arg("--staging")
-            .arg(self.directory.path().join("staging"))
+            .arg(if self.without_staging { PathBuf::from("none") } else { self.staging() })
             .args(&self.args)
             .envs([("COS_SECRET_ID", "AKIDEXAMPLE"), ("COS_SECRET_KEY", "exampleSecretKey")])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -148,21 +158,31 @@ impl Mounted {
 
     /// Unmounts and waits for the program's good end.
     pub fn unmount(&mut self) {
+        let status = self.terminate();
+        assert!(status.success(), "the mount ended with {status}: {}", self.log());
+        assert!(!is_mounted(&self.path()), "still mounted");
+    }
+
+    /// Unmounts and waits for the program's end, good or not.
+    pub fn terminate(&mut self) -> ExitStatus {
+        signal(self.child.as_ref().unwrap(), Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits for the end of a program that has a reason to end.
+    pub fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
-        signal(&child, Signal::SIGTERM);
         let start = Instant::now();
         loop {
             if let Some(status) = child.try_wait().unwrap() {
-                assert!(status.success(), "the mount ended with {status}: {}", self.log());
-                break;
+                return status;
             }
             if start.elapsed() > Duration::from_secs(120) {
                 self.child = Some(child);
-                panic!("the mount has not ended 120 s after SIGTERM: {}", self.log());
+                panic!("the mount has not ended after 120 s: {}", self.log());
             }
             pause();
         }
-        assert!(!is_mounted(&self.path()), "still mounted");
     }
 
     /// Ends the program as a power cut would, and clears the mount point.
@@ -181,6 +201,11 @@ impl Mounted {
     /// The mount point.
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("mnt")
+    }
+
+    /// The staging directory, if there is one.
+    pub fn staging(&self) -> PathBuf {
+        self.directory.path().join("staging")
     }
 
     /// The program's process id.

@@ -104,6 +104,24 @@ fn five_thousand_files_held_open_dirty_keep_to_the_limit() {
 }
 
 #[test]
+fn without_staging_files_held_open_dirty_are_committed_before_there_is_no_room() {
+    let mount = Mounted::builder().without_staging().arg("--memory-limit=64M").start();
+    let body = |n: usize| vec![(n % 251) as u8; 16_384];
+    let files: Vec<File> = (0..5000)
+        .map(|n| {
+            let file = File::create(mount.path().join(format!("f{n}"))).unwrap();
+            file.write_all_at(&body(n), 0).unwrap_or_else(|error| panic!("f{n}: {error}"));
+            file
+        })
+        .collect();
+    assert!(mount.counters().of(Op::PutObject).requests > 2000, "only some fit");
+    drop(files);
+    for n in (0..5000).step_by(13) {
+        assert_eq!(&mount.object(&format!("f{n}"))[..], &body(n)[..], "f{n}");
+    }
+}
+
+#[test]
 fn a_bucket_that_refuses_every_put_makes_nobody_wait() {
     let mount = Mounted::builder().arg("--memory-limit=64M").arg(format!("--io-timeout={}s", IO_TIMEOUT.as_secs())).start();
     let fault = mount.fault(refuse_writes(403, "AccessDenied"));

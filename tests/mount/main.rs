@@ -10,4 +10,5 @@ mod errors;
 mod foreign;
 mod kernel;
 mod limits;
+mod posix;
 mod programs;

@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use cosmount::emulator::Op;
+
 use crate::common::{Mounted, checksum, sh, write_tree};
 
 #[test]
@@ -298,4 +300,25 @@ fn times_set_through_a_handle_that_writes_nothing_stay() {
     }
     let mount = mount.remounted();
     assert_eq!(fs::metadata(mount.path().join("file")).unwrap().modified().unwrap(), then);
+}
+
+/// A shell moves the new descriptor to its place and closes the first, and children close what they inherit: none of that makes an empty object.
+#[test]
+fn what_a_shell_redirects_is_one_object_at_once() {
+    let mount = Mounted::new();
+    let puts = |script: &str| {
+        let before = mount.counters().of(Op::PutObject).requests;
+        sh(mount.path(), script);
+        mount.counters().of(Op::PutObject).requests - before
+    };
+    assert_eq!(puts("echo x > builtin"), 1);
+    assert_eq!(puts("cat /etc/hostname > program"), 1);
+    assert_eq!(puts("{ /bin/true; /bin/true; echo x; } > group"), 1);
+    assert_eq!(puts("(sleep 0.1; echo x) > child"), 1);
+    assert_eq!(puts("echo longer > builtin"), 1, "an old one is replaced at once, too");
+    assert_eq!(puts(": > empty"), 1);
+    assert_eq!(mount.object("empty"), "");
+    sh(mount.path(), "touch touched");
+    assert_eq!(mount.object("touched"), "");
+    assert_eq!((mount.object("builtin"), mount.object("child")), ("longer\n".into(), "x\n".into()));
 }

@@ -10,7 +10,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::cast_possible_truncation, clippy::disallowed_methods)]
 #![allow(missing_docs, unreachable_pub)]
 
-#[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;

@@ -254,7 +254,7 @@ impl Generator {
         match self.chance.below(100) {
             0..10 => Action::Mkdir { path: self.any_path(), mode: *self.chance.pick(&[0o755, 0o700]) },
             10..14 => Action::Rmdir { path: self.old_path(&known.directories) },
-            14..24 => Action::Unlink { path: self.old_path(&known.files) },
+            14..24 => Action::Unlink { path: self.any_of(&known.files) },
             24..26 => Action::Unlink { path: self.old_path(&known.links) },
             26..42 => {
                 let from = if self.chance.one_in(3) { known.directories.clone() } else { everything() };
@@ -277,10 +277,10 @@ impl Generator {
             65..75 => Action::Stat { path: self.old_path(&everything()), follow: self.chance.one_in(2) },
             75..77 => Action::SyncDir { path: self.old_path(&known.directories) },
             77..81 if self.abilities.xattrs => self.on_xattr(known),
-            81..90 if known.files.len() > 150 => Action::Unlink { path: self.old_path(&known.files) },
+            81..90 if known.files.len() > 150 => Action::Unlink { path: self.any_of(&known.files) },
             81..90 => Action::List { path: self.directory(known) },
             // Now and then more names than the kernel asks for at once, and than a page of the bucket has.
-            90..98 if known.files.len() < 60 && self.chance.one_in(6) => self.fill(known),
+            90..98 if known.files.len() < 60 && self.chance.one_in(2) => self.fill(known),
             90..98 => {
                 let path = self.listed_directory(known);
                 // Before, among and behind the other names.
@@ -341,6 +341,12 @@ impl Generator {
     }
 
     fn old_path(&mut self, from: &[String]) -> String {
+        // Mostly one of the few names that operations meet at, not of those that fill directories.
+        let few: Vec<_> = from.iter().filter(|path| COMPONENTS.contains(&path.rsplit('/').next().unwrap())).cloned().collect();
+        if few.is_empty() || self.chance.one_in(5) { self.any_of(from) } else { self.any_of(&few) }
+    }
+
+    fn any_of(&mut self, from: &[String]) -> String {
         if from.is_empty() || self.chance.one_in(12) { self.any_path() } else { self.chance.pick(from).clone() }
     }
 

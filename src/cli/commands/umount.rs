@@ -24,10 +24,7 @@ pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
         (Some(served), mounted) => stop(served, mounted.as_ref(), &mount_point).map_err(system),
         (None, Some(mounted)) => {
             mounted.unmount().map_err(system)?;
-            eprintln!(
-                "{}: no living process of this user served it; what it had not sent is in its staging directory",
-                mount_point.display()
-            );
+            eprintln!("{}: no living process of this user served it; what close or fsync had not confirmed is lost", mount_point.display());
             Ok(())
         }
         (None, None) => Err(Failure::new(USAGE, anyhow!("{} is not mounted by cosmount", mount_point.display()))),
@@ -55,7 +52,7 @@ fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path) -> an
     match served.last_status()? {
         Some(Status::Ended { files: 0, .. }) => Ok(()),
         Some(Status::Ended { files, bytes }) => Err(anyhow!(
-            "{}: unmounted, but changes of {files} files ({}) are not in COS; they are kept in staging, and the next mount of the same source finds them",
+            "{}: unmounted, but changes of {files} files ({}) are not in COS: no close or fsync has confirmed them, and they are lost",
             mount_point.display(),
             rounded(bytes)
         )),

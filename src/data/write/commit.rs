@@ -361,7 +361,8 @@ pub(crate) async fn copy_object(
     meta: &Meta,
     replaces: &Replaces,
 ) -> Result<Stored> {
-    copy_marked(room, cx, bucket, source, to, room.marked(meta), replaces).await.map_err(|refused| refused.error)
+    let meta = if meta.token.is_some() { meta.clone() } else { room.marked(meta) };
+    copy_marked(room, cx, bucket, source, to, meta, replaces).await.map_err(|refused| refused.error)
 }
 
 /// The same with metadata that has its token.

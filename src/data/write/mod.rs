@@ -34,7 +34,7 @@ use crate::data::{
     read::{Blocks, Origin},
 };
 
-use crate::local::Disk;
+use crate::local::{Disk, Ledger};
 
 use crate::store::{Bucket, CommitToken, Meta, ObjectVersion};
 
@@ -63,6 +63,8 @@ pub(crate) struct Room {
     clock: Arc<dyn Clock>,
     tasks: Arc<TaskGroup>,
     staging: Option<Arc<Staging>>,
+    /// Where uploads are noted that a crash would leave open.
+    ledger: Option<Arc<Ledger>>,
     relief: Arc<Relief>,
     /// A spiller runs.
     spilling: AtomicBool,
@@ -117,6 +119,7 @@ impl Room {
         config: Config,
         budget: Budget,
         staging: Option<Arc<dyn Disk>>,
+        ledger: Option<Arc<Ledger>>,
         clock: Arc<dyn Clock>,
         tasks: Arc<TaskGroup>,
         metrics: &Metrics,
@@ -129,6 +132,7 @@ impl Room {
             clock,
             tasks,
             staging,
+            ledger,
             relief: Relief::new(),
             spilling: AtomicBool::new(false),
             files: Mutex::default(),

@@ -3,7 +3,9 @@
 //! A payload holds no more memory than the file does: dirty bytes are slices, staged bytes and ranges of the base are read as they are sent, a
 //! little at a time, zeros are made. What that needs in passing is reserved from the commit share.
 //!
-//! An [`OpenUpload`] that is dropped before it was completed is aborted: by a failed commit, a discarded stream, a file that went away.
+//! An [`OpenUpload`] that is dropped before it was completed is aborted: by a failed commit, a discarded stream, a file that went away. What
+//! a crash leaves open the next mount aborts: every upload is in the ledger before its first part. (Only one whose opening was not answered
+//! yet can be missing there, and that one holds no bytes.)
 
 use std::{
     fmt, io,
@@ -28,6 +30,8 @@ use crate::data::{
     Error, Result,
     read::{Blocks, Origin},
 };
+
+use crate::local::{Entry, Ledger, Leftover};
 
 use crate::store::{self, Bucket, Kind, Meta, Outcome, Part, PartNumber, Payload, Segment, Source, Stored, Upload};
 
@@ -195,14 +199,20 @@ pub(super) struct OpenUpload {
     room: Arc<Room>,
     bucket: Arc<dyn Bucket>,
     over: AtomicBool,
+    /// Its entry in the ledger.
+    noted: Mutex<Option<Entry>>,
 }
 
 impl OpenUpload {
     /// Opens an upload whose object will carry `meta`, which has a token.
     pub(super) async fn open(room: &Arc<Room>, cx: &Ctx, bucket: &Arc<dyn Bucket>, key: &store::Key, meta: Meta) -> Result<Arc<Self>> {
         let upload = bucket.create_upload(cx, key, &meta).await?;
-        let over = AtomicBool::new(false);
-        Ok(Arc::new(Self { upload, meta, room: Arc::clone(room), bucket: Arc::clone(bucket), over }))
+        let (over, noted) = (AtomicBool::new(false), Mutex::new(None));
+        let open = Arc::new(Self { upload, meta, room: Arc::clone(room), bucket: Arc::clone(bucket), over, noted });
+        let leftover = Leftover::Upload { key: key.as_str().to_owned(), id: open.upload.id.0.to_string() };
+        let entry = Ledger::note_if(room.ledger.as_ref(), leftover).await;
+        *open.noted.lock() = entry;
+        Ok(open)
     }
 
     /// Makes the part `planned` of that number.
@@ -236,6 +246,9 @@ impl OpenUpload {
     /// The store has no such upload any more.
     pub(super) fn over(&self) {
         self.over.store(true, Ordering::Relaxed);
+        if let Some(entry) = self.noted.lock().take() {
+            entry.settled();
+        }
     }
 }
 
@@ -244,11 +257,13 @@ impl Drop for OpenUpload {
         if *self.over.get_mut() {
             return;
         }
-        let (bucket, upload) = (Arc::clone(&self.bucket), self.upload.clone());
+        let (bucket, upload, noted) = (Arc::clone(&self.bucket), self.upload.clone(), self.noted.get_mut().take());
         let cx = Ctx::background(Arc::clone(&self.room.clock), ABORT_WITHIN);
         self.room.tasks.spawn(async move {
-            if let Err(error) = bucket.abort_upload(&cx, &upload).await {
-                tracing::warn!(%error, upload = &*upload.id.0, "an upload was left open");
+            match (bucket.abort_upload(&cx, &upload).await, noted) {
+                (Ok(()), Some(entry)) => entry.settled(),
+                (Ok(()), None) => {}
+                (Err(error), _) => tracing::warn!(%error, upload = &*upload.id.0, "an upload was left open; the next mount tries again"),
             }
         });
     }

@@ -394,3 +394,24 @@ async fn drain_says_what_could_not_be_sent() {
     s.bucket.fail_next(Operation::Put, Kind::Denied, Effect::Refused);
     assert_eq!(s.vfs.drain(&s.cx()).await, Left { files: 1, bytes: 3 });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_write_by_another_user_takes_setuid_away() {
+    for (before, uid, after) in
+        [(0o6777, 1000, 0o777), (0o4755, 1000, 0o755), (0o6766, 1000, 0o2766), (0o6777, 0, 0o6777), (0o2666, 1000, 0o2666)]
+    {
+        let s = Setting::new();
+        s.foreign("a", "old");
+        let ino = s.ino("a").await;
+        s.vfs.setattr(&s.cx(), ino, None, SetAttr { mode: Some(before), ..SetAttr::default() }).await.unwrap();
+        let fh = s.vfs.open(&s.cx(), ino, WRITE).await.unwrap().fh;
+        let mut cx = s.cx();
+        cx.uid = uid;
+        s.vfs.write(&cx, fh, 0, Bytes::from_static(b"new"), false, Some(Owner(7))).await.unwrap();
+        assert_eq!(s.find("a").await.unwrap().attr.mode, after, "{before:o} {uid}");
+        s.vfs.flush(&cx, fh, Owner(7)).await.unwrap();
+        s.vfs.release(fh);
+        let elsewhere = Setting::over(Arc::clone(&s.bucket), |_| {}).find("a").await.unwrap().attr;
+        assert_eq!((elsewhere.mode, s.peek("a").as_deref()), (after, Some("new")));
+    }
+}

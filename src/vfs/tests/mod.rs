@@ -125,13 +125,13 @@ impl Setting {
         let tasks = Arc::new(TaskGroup::new(Handle::current()));
         let metrics = Metrics::default();
         let room = data::Config { part_size: ByteSize::kib(256), ..data::Config::default() };
-        let data = Data::new(room, budget.clone(), None, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
+        let data = Data::new(room, budget.clone(), None, None, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
         let told = Arc::new(Told::default());
         let mut settings = config();
         change(&mut settings);
         let notify: Arc<dyn Notify> = Arc::clone(&told) as _;
         let dyn_bucket: Arc<dyn Bucket> = Arc::clone(&bucket) as _;
-        let vfs = Vfs::new(settings, dyn_bucket, data, notify, budget, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
+        let vfs = Vfs::new(settings, dyn_bucket, data, None, notify, budget, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
         let cx = Ctx::new(clock, Duration::from_secs(90), 1, 1000);
         Self { bucket, vfs, told, tasks, cx }
     }
@@ -242,6 +242,19 @@ impl Setting {
 
     async fn list(&self, path: &str) -> Vec<String> {
         self.entries(path, usize::MAX, false).await.into_iter().map(|entry| entry.name).collect()
+    }
+
+    /// Everything an open directory has, with `.` and `..`.
+    async fn read_to_end(&self, fh: Fh) -> Vec<Seen> {
+        let mut all: Vec<Seen> = Vec::new();
+        loop {
+            let mut sink = Sink { room: usize::MAX, seen: Vec::new() };
+            self.vfs.readdir(&self.cx(), fh, all.last().map_or(0, |entry| entry.next), false, &mut sink).await.unwrap();
+            if sink.seen.is_empty() {
+                return all;
+            }
+            all.append(&mut sink.seen);
+        }
     }
 
     /// Everything in a directory, `at_once` entries a request, without `.` and `..`.

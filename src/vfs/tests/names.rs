@@ -307,11 +307,18 @@ async fn a_new_entry_gets_the_callers_group_or_the_directorys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mknod_makes_regular_files_only() {
+async fn mknod_makes_files_pipes_sockets_and_devices() {
     let s = Setting::new();
-    s.vfs.mknod(&s.cx(), Ino::ROOT, "a".as_ref(), 0o100_644).await.unwrap();
+    s.vfs.mknod(&s.cx(), Ino::ROOT, "a".as_ref(), 0o100_644, 0).await.unwrap();
     assert_eq!(s.peek("a").as_deref(), Some(""));
-    assert!(matches!(s.vfs.mknod(&s.cx(), Ino::ROOT, "p".as_ref(), 0o010_644).await, Err(Error::NotPermitted(_))));
+    for (name, bits, rdev) in [("p", 0o010_000, 0), ("s", 0o140_000, 0), ("c", 0o020_000, 259), ("b", 0o060_000, 2049)] {
+        let entry = s.vfs.mknod(&s.cx(), Ino::ROOT, name.as_ref(), bits | 0o644, rdev).await.unwrap();
+        assert_eq!((entry.attr.kind, entry.attr.mode, entry.attr.rdev), (FileKind::Special(bits), 0o644, rdev));
+        assert_eq!(s.peek(name).as_deref(), Some(""));
+        assert!(matches!(s.vfs.mknod(&s.cx(), Ino::ROOT, name.as_ref(), bits | 0o644, rdev).await, Err(Error::Exists)));
+        let elsewhere = Setting::over(Arc::clone(&s.bucket), |_| {}).find(name).await.unwrap().attr;
+        assert_eq!((elsewhere.kind, elsewhere.mode, elsewhere.rdev), (FileKind::Special(bits), 0o644, rdev));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,132 @@
+//! Finishes what a mount that died left in the bucket, by its ledger.
+//!
+//! An upload is aborted, a helper object deleted. A rename ends with one name (V5): that of a file goes forward once its copy is there; that of a
+//! directory goes back until all copies were made, and forward from then on. Neither ever deletes what is not there twice: a copy proves itself
+//! by the token of its rename, and its source by having the same bytes and being no younger than the copy. What somebody changed or made since
+//! has another token or is younger, and is left alone. Whichever of a pair is deleted is deleted as the version that was looked at. (A marker
+//! that another tool keeps under a key without the slash is not found again: it stays beside its copy.)
+//!
+//! To be called before programs can use the mount, as far as renames go: they must not see both names.
+
+use std::sync::Arc;
+
+use futures_util::{TryStreamExt, stream};
+
+use crate::local::Leftover;
+
+use crate::store::{Bucket, Head, Key, Kind, ListRequest, Upload, UploadId};
+
+use crate::support::Ctx;
+
+use crate::vfs::Result;
+
+/// Pairs of a directory that are looked at at once.
+const AT_ONCE: usize = 32;
+
+/// Cleans one thing up. That it is gone already is success.
+///
+/// # Errors
+/// The store's. It may be tried again at any time.
+pub async fn recover(cx: &Ctx, bucket: &Arc<dyn Bucket>, leftover: &Leftover) -> Result<()> {
+    match leftover {
+        Leftover::Upload { key, id } => {
+            let upload = Upload { key: Key::new(key), id: UploadId(id.as_str().into()), token: None };
+            Ok(bucket.abort_upload(cx, &upload).await?)
+        }
+        Leftover::Helper { key } => delete(cx, bucket, &Key::new(key), None).await,
+        Leftover::Move { from, to, token } => {
+            let Some(pair) = pair(cx, bucket, Key::new(from), Key::new(to), token).await? else { return Ok(()) };
+            pair.go_forward(cx, bucket).await
+        }
+        Leftover::Tree { from, to, token, over, copied } => {
+            let tree = Tree { from, to, token, over: *over, copied: *copied };
+            tree.recover(cx, bucket).await
+        }
+    }
+}
+
+/// A copy that a rename has made, and its source.
+struct Pair {
+    copy: Head,
+    source: Head,
+}
+
+impl Pair {
+    async fn go_forward(&self, cx: &Ctx, bucket: &Arc<dyn Bucket>) -> Result<()> {
+        let Self { copy, source } = self;
+        let same = source.version.size == copy.version.size
+            && source.last_modified <= copy.last_modified
+            && match (source.crc64, copy.crc64) {
+                (Some(source), Some(copy)) => source == copy,
+                _ => source.version.etag == copy.version.etag,
+            };
+        if same { delete(cx, bucket, &source.version.key, Some(source)).await } else { Ok(()) }
+    }
+
+    async fn go_back(&self, cx: &Ctx, bucket: &Arc<dyn Bucket>) -> Result<()> {
+        delete(cx, bucket, &self.copy.version.key, Some(&self.copy)).await
+    }
+}
+
+/// A directory's rename.
+struct Tree<'a> {
+    from: &'a str,
+    to: &'a str,
+    token: &'a str,
+    over: bool,
+    copied: bool,
+}
+
+impl Tree<'_> {
+    async fn recover(&self, cx: &Ctx, bucket: &Arc<dyn Bucket>) -> Result<()> {
+        let mut request = ListRequest { prefix: self.to.to_owned(), ..ListRequest::default() };
+        loop {
+            let page = bucket.list(cx, &request).await?;
+            cx.progressed();
+            let copies = page.objects.into_iter().map(|object| Ok(object.version.key));
+            stream::iter(copies).try_for_each_concurrent(AT_ONCE, |copy| self.recover_one(cx, bucket, copy)).await?;
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn recover_one(&self, cx: &Ctx, bucket: &Arc<dyn Bucket>, copy: Key) -> Result<()> {
+        let Some(name) = copy.as_str().strip_prefix(self.to) else { return Ok(()) };
+        let is_marker = name.is_empty();
+        let source = Key::new(format!("{}{name}", self.from));
+        let Some(pair) = pair(cx, bucket, source, copy, self.token).await? else { return Ok(()) };
+        cx.progressed();
+        match self.copied {
+            true => pair.go_forward(cx, bucket).await,
+            // The empty directory that was to be replaced stays, under this marker.
+            false if is_marker && self.over => Ok(()),
+            false => pair.go_back(cx, bucket).await,
+        }
+    }
+}
+
+/// The copy at `to` and its source, if the copy is this rename's and the source is still there.
+async fn pair(cx: &Ctx, bucket: &Arc<dyn Bucket>, from: Key, to: Key, token: &str) -> Result<Option<Pair>> {
+    let Some(copy) = find(cx, bucket, &to).await? else { return Ok(None) };
+    if copy.meta.token.as_ref().is_none_or(|carried| carried.as_str() != token) {
+        return Ok(None);
+    }
+    Ok(find(cx, bucket, &from).await?.map(|source| Pair { copy, source }))
+}
+
+async fn find(cx: &Ctx, bucket: &Arc<dyn Bucket>, key: &Key) -> Result<Option<Head>> {
+    match bucket.head(cx, key).await {
+        Ok(head) => Ok(Some(head)),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn delete(cx: &Ctx, bucket: &Arc<dyn Bucket>, key: &Key, seen: Option<&Head>) -> Result<()> {
+    match bucket.delete(cx, key, seen.map(|head| &head.version)).await {
+        Err(error) if matches!(error.kind(), Kind::NotFound) => Ok(()),
+        answer => Ok(answer?),
+    }
+}

@@ -1,0 +1,11 @@
+//! Crashes: the program is killed at bad moments, and what was acknowledged is in the bucket, and nothing else of ours.
+#![cfg(feature = "emulator")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::disallowed_methods, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod ends;
+mod leftovers;
+mod renames;
+mod rounds;
