@@ -34,6 +34,10 @@ mod tests {
         std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
         assert_eq!(resolve(&real.join("link")).unwrap(), real);
         assert_eq!(resolve(&real.join("link/none")).unwrap(), real.join("none"));
-        assert_eq!(resolve(&real.join("link/none/at/all")).unwrap(), real.join("none/at/all"), "staging in the mount is seen through links");
+        assert_eq!(
+            resolve(&real.join("link/none/at/all")).unwrap(),
+            real.join("none/at/all"),
+            "staging in the mount is seen through links"
+        );
     }
 }

@@ -86,7 +86,8 @@ async fn who_waits_for_an_operation_that_moves_waits_as_long_as_it_does() {
     let (d, file) = (s.ino("d").await, s.ino("d/7").await);
     s.bucket.set_latency_of(Operation::Copy, Duration::from_secs(40));
     let (vfs, cx) = (Arc::clone(&s.vfs), s.cx());
-    let rename = tokio::spawn(async move { vfs.rename(&cx, (Ino::ROOT, "d".as_ref()), (Ino::ROOT, "e".as_ref()), RenameMode::Replace).await });
+    let rename =
+        tokio::spawn(async move { vfs.rename(&cx, (Ino::ROOT, "d".as_ref()), (Ino::ROOT, "e".as_ref()), RenameMode::Replace).await });
     s.pass(1).await;
     let cx = s.cx();
     // As the dispatcher does: nothing outlasts the patience of its caller.
