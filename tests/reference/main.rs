@@ -1,6 +1,6 @@
 //! The differential tester: random operations on a mount and on a local directory, compared after each.
 //!
-//! Issue, P23 and P24: results, errno, and whole trees agree, with several processes, several handles per file, mappings, removals and renames
+//! Results, errno, and whole trees agree, with several processes, several handles per file, mappings, removals and renames
 //! while open, and remounts in between. A difference is shrunk to a short list of operations and printed with its seed.
 //!
 //! `COSMOUNT_REFERENCE_OPS` and `COSMOUNT_REFERENCE_SEEDS` (1,2,3) say how much is run; `COSMOUNT_REFERENCE_REPLAY=FILE` runs a printed list
@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::cast_possible_truncation, clippy::disallowed_methods)]
 #![allow(missing_docs, unreachable_pub)]
 
+#[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
