@@ -15,7 +15,7 @@ use crate::vfs::{
     Entry, Error, Fh, FileKind, Ino, Names, OpenFlags, Opened, Posix, Result, Vfs,
     attr::Draft,
     claims::Claim,
-    keymap::Name,
+    keymap::{LONGEST_KEY, Name},
     lookup::Found,
     meta::{self, Attributes, DIRECTORY_TYPE, PLAIN_TYPE},
     open::ReleaseOnDrop,
@@ -173,6 +173,9 @@ impl Vfs {
         };
         facts.attributes.rdev = made.rdev;
         let key = if made.kind == FileKind::Directory { Key::new(format!("{key}/")) } else { key };
+        if key.as_str().len() > LONGEST_KEY {
+            return Err(Error::NameTooLong);
+        }
         let mut meta = Meta { content_type: Some(made.content_type.to_owned()), ..Meta::default() };
         self.write_attributes(&facts.attributes, made.kind, &mut meta)?;
         meta.user.extend(meta::times(facts.modified, self.config.posix));

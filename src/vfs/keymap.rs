@@ -24,7 +24,8 @@ const ESCAPE: &str = "@cos:";
 /// Where helper objects live, below the mount's prefix; hidden at every depth, since another mount's root may lie below ours.
 pub(super) const RESERVED: &str = ".cosmount";
 const LONGEST_NAME: usize = 255;
-const LONGEST_KEY: usize = 850;
+/// The longest key, of a file, or of a directory with its slash.
+pub(super) const LONGEST_KEY: usize = 850;
 
 /// One component of a path, as programs see it: not empty, no `/`, no NUL, not `.` or `..`, at most 255 bytes, not reserved.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,8 +103,7 @@ impl KeyMap {
     pub(super) fn child(&self, directory: &str, name: &Name) -> Result<Key> {
         let mut key = directory.to_owned();
         self.push(&mut key, name)?;
-        // One byte is left for the slash of a directory of that name.
-        if key.len() >= LONGEST_KEY {
+        if key.len() > LONGEST_KEY {
             return Err(Error::NameTooLong);
         }
         Ok(Key::new(key))

@@ -17,7 +17,7 @@ use crate::support::Ctx;
 
 use crate::vfs::{
     Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs, index,
-    keymap::Name,
+    keymap::{LONGEST_KEY, Name},
     meta::{Attributes, may_be_directory},
     tree::{By, Facts, Listed, Local, Nameless},
 };
@@ -125,6 +125,10 @@ impl Vfs {
     /// Asks COS what `key` is: `None` for nothing at all.
     async fn ask(&self, cx: &Ctx, (parent, name): (Ino, &Name), key: &Key, listed: Option<Listed>) -> Result<Option<Answer>> {
         let marker = Key::new(format!("{}/", key.as_str()));
+        if marker.as_str().len() > LONGEST_KEY {
+            // Nothing can be below it.
+            return self.ask_file(cx, key).await;
+        }
         match listed {
             Some(Listed::Object { version, modified }) => {
                 if let Some(facts) = self.index.find(&version, modified) {
@@ -171,6 +175,15 @@ impl Vfs {
                 }
                 if *first == marker { self.ask_marker(cx, &marker).await.map(Some) } else { Ok(Some(self.implicit_answer())) }
             }
+        }
+    }
+
+    /// A file that is there.
+    async fn ask_file(&self, cx: &Ctx, key: &Key) -> Result<Option<Answer>> {
+        match self.bucket.head(cx, key).await {
+            Ok(head) => Ok(Some(self.answer(&head))),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 

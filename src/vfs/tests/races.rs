@@ -78,6 +78,18 @@ async fn a_failing_page_takes_no_entries_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_longest_key_hides_nothing_else_and_can_be_read() {
+    let s = Setting::new();
+    let directory = format!("{0}/{0}/{0}/", "d".repeat(200));
+    let longest = format!("{directory}{}", "f".repeat(850 - directory.len()));
+    s.foreign(&longest, "long");
+    s.foreign(&format!("{directory}x"), "x");
+    assert_eq!(s.list(directory.trim_end_matches('/')).await.len(), 2);
+    assert_eq!(s.load(&longest).await.unwrap(), "long");
+    assert!(matches!(s.mkdir(&format!("{directory}{}", "e".repeat(850 - directory.len()))).await, Err(Error::NameTooLong)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_waits_for_an_operation_that_moves_waits_as_long_as_it_does() {
     let s = Setting::new();
     for n in 0..300 {
