@@ -260,7 +260,8 @@ pub struct Served {
 }
 
 impl Served {
-    /// The living process that serves a mount at `mount_point`; of several the one of `device`. Files that dead ones left are removed.
+    /// The living process that serves the mount at `mount_point`: that of `device`, or, where no mount is left, any that has not ended yet.
+    /// Files that dead ones left are removed.
     ///
     /// # Errors
     /// The directory is there and cannot be read, or is not ours alone.
@@ -269,7 +270,6 @@ impl Served {
             return Ok(None);
         }
         own_directory(directory)?;
-        let mut found = None;
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
             let Ok(file) = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path) else { continue };
@@ -280,15 +280,12 @@ impl Served {
             let mut first = String::new();
             BufReader::new(&file).read_line(&mut first)?;
             let Ok(Status::Mounted { pid, mount_point: at, device: number }) = serde_json::from_str(&first) else { continue };
-            let exact = device.is_some_and(|device| device == number);
-            if at == mount_point && (exact || found.is_none()) {
-                found = Some(Self { pid: Pid::from_raw(pid), file });
-                if exact {
-                    break;
-                }
+            // Another mount at the same place lies below this one: it is not the one that was meant.
+            if at == mount_point && device.is_none_or(|device| device == number) {
+                return Ok(Some(Self { pid: Pid::from_raw(pid), file }));
             }
         }
-        Ok(found)
+        Ok(None)
     }
 
     /// Its process id.
@@ -359,6 +356,8 @@ mod tests {
         let mut served = Served::find(&runtime, at, Some("0:4242")).unwrap().unwrap();
         assert_eq!(served.pid(), i32::try_from(std::process::id()).unwrap());
         assert!(Served::find(&runtime, Path::new("/mnt/y"), None).unwrap().is_none());
+        assert!(Served::find(&runtime, at, Some("0:4243")).unwrap().is_none(), "a mount on top of it is another");
+        assert!(Served::find(&runtime, at, None).unwrap().is_some(), "unmounted, and still sending");
         registration.say(&Status::Draining { bytes: 5 }).unwrap();
         registration.say(&Status::Ended { files: 1, bytes: 2 }).unwrap();
         assert!(served.is_alive());

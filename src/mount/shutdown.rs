@@ -219,10 +219,8 @@ impl Stop<'_> {
                 biased;
                 left = &mut draining => return (left, if left.files == 0 { STEP } else { Duration::ZERO }),
                 name = signals.next() => {
-                    let bytes = self.data.dirty_bytes();
                     tracing::warn!("not waiting any longer: {name}");
-                    // How many files they belong to is the business of the drain that has just been given up.
-                    return (Left { files: usize::from(bytes > 0), bytes }, Duration::ZERO);
+                    return (self.vfs.left(), Duration::ZERO);
                 }
                 () = self.clock.sleep(PROGRESS) => {}
             }

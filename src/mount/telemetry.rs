@@ -36,17 +36,44 @@ pub fn start(to: &LogTo, level: Level) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(format!("warn,cosmount={level}")).context("the log level")?;
     let lines = fmt::fmt().with_env_filter(filter).with_target(false).with_ansi(false);
     let started = match to {
-        LogTo::Terminal => lines.with_writer(io::stderr).try_init(),
+        LogTo::Terminal => lines.with_writer(|| Plain(io::stderr())).try_init(),
         LogTo::File(path) => {
             let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
             let file = file.with_context(|| format!("cannot open the log file {}", path.display()))?;
-            lines.with_writer(Mutex::new(file)).try_init()
+            lines.with_writer(Mutex::new(Plain(file))).try_init()
         }
         LogTo::Syslog => lines.without_time().with_level(false).with_writer(Syslog::connect()).try_init(),
     };
     // A second start in one process (a demo inside a test) keeps the first.
     started.ok();
     Ok(())
+}
+
+/// Lines as they are, but for control characters: a key or a server's answer must neither forge a line nor speak to a terminal.
+struct Plain<W>(W);
+
+impl<W: io::Write> io::Write for Plain<W> {
+    /// The subscriber writes each line whole.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut plain = plain(line);
+        plain.push(b'\n');
+        self.0.write_all(&plain)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// One line without its end, control characters escaped.
+fn plain(line: &[u8]) -> Vec<u8> {
+    let line = String::from_utf8_lossy(line.trim_ascii_end());
+    let mut plain = String::with_capacity(line.len());
+    for c in line.chars() {
+        if c.is_control() { plain.extend(c.escape_default()) } else { plain.push(c) }
+    }
+    plain.into_bytes()
 }
 
 /// The system's log, RFC 3164 over `/dev/log`. Lines are lost while nobody listens there: a mount must not wait for a log.
@@ -98,7 +125,7 @@ impl io::Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(socket) = &self.log.socket {
             let mut message = format!("<{}>cosmount[{}]: ", self.priority, self.log.pid).into_bytes();
-            message.extend_from_slice(line.trim_ascii_end());
+            message.extend_from_slice(&plain(line));
             socket.send(&message).ok();
         }
         Ok(line.len())
@@ -123,6 +150,13 @@ mod tests {
         let mut bytes = [0; 100];
         let length = theirs.recv(&mut bytes).unwrap();
         assert_eq!(&bytes[..length], b"<28>cosmount[7]: no such bucket");
+    }
+
+    #[test]
+    fn a_key_forges_no_line_and_no_escape_sequence() {
+        let mut file = Vec::new();
+        Plain(&mut file).write_all("key=a\nERROR all is lost \u{1b}[2J\u{9b}\u{fc}\n".as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(file).unwrap(), "key=a\\nERROR all is lost \\u{1b}[2J\\u{9b}\u{fc}\n");
     }
 
     #[test]

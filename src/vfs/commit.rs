@@ -53,6 +53,9 @@ impl Vfs {
         if ask {
             self.complete_meta(cx, ino, &mut target).await?;
         }
+        if let Some(open) = self.names.lock().open.get_mut(&ino) {
+            open.attempted = true;
+        }
         let committed = match file.commit(cx, target.clone()).await {
             Err(data::Error::Exists) if exclusive => return Err(Error::Exists),
             Err(error @ (data::Error::Exists | data::Error::Conflict)) => self.settle_conflict(cx, ino, &file, &target, error).await?,
@@ -72,6 +75,13 @@ impl Vfs {
         }
         self.note_clean(ino, &file, epoch);
         Ok(())
+    }
+
+    /// Whether COS may have an object of a file that counts as never sent, because the answer to its making was lost.
+    pub(super) fn is_unsettled(&self, ino: Ino) -> bool {
+        let names = self.names.lock();
+        let new = names.tree.node(ino).is_some_and(|node| node.local == Local::New);
+        new && names.open.get(&ino).is_some_and(|open| open.attempted)
     }
 
     pub(super) fn due(&self, ino: Ino) -> Result<Option<Due>> {

@@ -36,6 +36,8 @@ pub(super) struct OpenFile {
     pub(super) streaming: bool,
     /// The object that keeps the bytes since this mount replaced or removed the file's own.
     pub(super) helper: Option<Helper>,
+    /// A commit was begun: COS may have an object of which nobody told us.
+    pub(super) attempted: bool,
     /// A task commits what the last handle left.
     pub(super) behind: bool,
 }

@@ -138,6 +138,7 @@ impl Vfs {
             exclusive: false,
             streaming: false,
             helper: None,
+            attempted: false,
             behind: false,
         });
         if meta.is_some() {

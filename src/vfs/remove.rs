@@ -35,6 +35,12 @@ impl Vfs {
                 return Err(Error::IsADirectory);
             }
             claim.mark_going(ino);
+            if vfs.is_unsettled(ino) {
+                // Committed once more, it is known what there is to delete; what COS refused for good is not there.
+                if let Err(error @ (Error::Io(_) | Error::TimedOut(_))) = vfs.commit_claimed(&cx, ino).await {
+                    return Err(error);
+                }
+            }
             vfs.secure(&cx, ino).await?;
             let (key, origin) = {
                 let names = vfs.names.lock();

@@ -130,7 +130,7 @@ impl Vfs {
     async fn move_file(self: &Arc<Self>, cx: &Ctx, plan: &Move, mode: RenameMode) -> Result<()> {
         let ino = plan.ino;
         let to_key = self.new_file_key(plan)?;
-        let never_sent = {
+        let never_sent = !self.is_unsettled(ino) && {
             let names = self.names.lock();
             let streaming = names.open.get(&ino).is_some_and(|open| open.streaming);
             names.tree.node(ino).is_some_and(|node| node.local == Local::New) && !streaming

@@ -12,17 +12,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The path as `/proc/self/mountinfo` shows it: absolute and without symbolic links. The last name is not looked at when that fails: a dead
-/// mount cannot be, and has a path all the same.
+/// The path as `/proc/self/mountinfo` shows it: absolute and without symbolic links. Names at its end that cannot be looked at stay as they are:
+/// what is not there yet, or a dead mount.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     if let Ok(resolved) = fs::canonicalize(path) {
         return Ok(resolved);
     }
     let path = std::path::absolute(path)?;
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => Ok(fs::canonicalize(parent).unwrap_or_else(|_| parent.to_owned()).join(name)),
-        _ => Ok(path),
-    }
+    let known = path.ancestors().skip(1).find_map(|above| Some((fs::canonicalize(above).ok()?, path.strip_prefix(above).ok()?)));
+    Ok(known.map_or_else(|| path.clone(), |(above, rest)| above.join(rest)))
 }
 
 #[cfg(test)]
@@ -36,5 +34,10 @@ mod tests {
         std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
         assert_eq!(resolve(&real.join("link")).unwrap(), real);
         assert_eq!(resolve(&real.join("link/none")).unwrap(), real.join("none"));
+        assert_eq!(
+            resolve(&real.join("link/none/at/all")).unwrap(),
+            real.join("none/at/all"),
+            "staging in the mount is seen through links"
+        );
     }
 }

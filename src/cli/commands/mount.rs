@@ -3,7 +3,7 @@
 //! Secrets leave the environment before anything else starts: the process that was typed only checks the words and starts the program again
 //! without them, in the background or in its own place.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{env, path::Path, time::Duration};
 
 use anyhow::{Context, anyhow};
 use nix::unistd::{getgid, getuid};
@@ -184,7 +184,7 @@ fn staging(typed: Option<&str>) -> anyhow::Result<(Staging, Option<ByteSize>)> {
     let Some(typed) = typed else {
         let directory =
             environment::state_directory().context("neither HOME nor XDG_STATE_HOME is set: name a directory with --staging")?;
-        return Ok((Staging::Below(directory), None));
+        return Ok((Staging::Below(resolve(&directory)?), None));
     };
     if typed == "none" {
         return Ok((Staging::None, None));
@@ -197,7 +197,7 @@ fn staging(typed: Option<&str>) -> anyhow::Result<(Staging, Option<ByteSize>)> {
         },
         None => (typed, None),
     };
-    Ok((Staging::In(std::path::absolute(PathBuf::from(directory))?), limit))
+    Ok((Staging::In(resolve(Path::new(directory))?), limit))
 }
 
 #[cfg(test)]
