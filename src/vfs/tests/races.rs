@@ -132,7 +132,7 @@ async fn a_file_that_could_not_be_made_is_not_listed() {
     let s = Setting::new();
     assert!(s.list("").await.is_empty());
     s.bucket.fail_next(Operation::Put, Kind::Denied, Effect::Refused);
-    s.vfs.mknod(&s.cx(), Ino::ROOT, "a".as_ref(), 0o100_644).await.unwrap_err();
+    s.vfs.mknod(&s.cx(), Ino::ROOT, "a".as_ref(), 0o100_644, 0).await.unwrap_err();
     s.idle().await;
     assert!(s.list("").await.is_empty());
     assert!(s.keys().is_empty());
