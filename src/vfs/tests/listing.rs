@@ -116,15 +116,6 @@ async fn a_remembered_directory_has_the_order_of_the_bucket() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_as_long_as_can_be_does_not_spoil_the_listing() {
-    let s = Setting::new();
-    let directory = ["d".repeat(200), "e".repeat(200), "f".repeat(200)].join("/");
-    s.bucket.put_foreign(&Key::new(format!("{directory}/{}", "g".repeat(849 - directory.len()))), "x");
-    s.bucket.put_foreign(&Key::new(format!("{directory}/a")), "x");
-    assert_eq!(s.list(&directory).await, ["a"]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_earlier_offset_is_found_again() {
     let s = Setting::new();
     for n in 0..2500 {
