@@ -313,6 +313,93 @@ mod committing {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_edit_whose_base_was_deleted_is_a_conflict_whatever_its_size() {
+        for size in [MIB, 32 * MIB] {
+            let s = Setting::new();
+            let file = s.object("a", pattern(1, size));
+            s.write(&file, size - 3, b"new").await.unwrap();
+            s.bucket.delete_foreign(&Key::new("a"));
+            let error = file.commit(&s.cx, over(&file, "a")).await.unwrap_err();
+            assert!(matches!(error, Error::Conflict), "{size}: {error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_no_write_can_be_made_to_fail_a_new_file_looks_first() {
+        let capabilities = Capabilities { forbid_overwrite: false, versioning: crate::store::Versioning::Enabled, ..Capabilities::cos() };
+        let s = Setting::with(64, Config::default(), capabilities, true);
+        s.bucket.put_foreign(&Key::new("a"), "theirs");
+        for size in [3, 20 * MIB] {
+            let file = s.new_file();
+            for (part, at) in pattern(1, size).chunks(1 << 20).zip((0..).step_by(1 << 20)) {
+                s.write(&file, at, part).await.unwrap();
+            }
+            assert!(matches!(file.commit(&s.cx, target("a", Replaces::Absent)).await, Err(Error::Exists)));
+            file.commit(&s.cx, target("b", Replaces::Anything)).await.unwrap().unwrap();
+            assert!(s.peek("a") == b"theirs" && s.peek("b") == pattern(1, size));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_own_attempt_that_lands_late_is_nobody_elses() {
+        let s = Setting::new();
+        let file = s.new_file();
+        let bytes = pattern(1, 20 * MIB);
+        for (part, at) in bytes.chunks(1 << 20).zip((0..).step_by(1 << 20)) {
+            s.write(&file, at, part).await.unwrap();
+        }
+        let hold = s.bucket.hold(Operation::UploadPart);
+        let commit = tokio::spawn({
+            let (file, cx) = (Arc::clone(&file), s.fresh());
+            async move { file.commit(&cx, target("a", Replaces::Absent)).await }
+        });
+        s.cx.clock().sleep(Duration::from_secs(1)).await;
+        let token = s.bucket.open_uploads().remove(0).token;
+        s.bucket.fail_next(Operation::CompleteUpload, Kind::Unavailable, Effect::LostBefore);
+        drop(hold);
+        commit.await.unwrap().unwrap_err();
+        // The next commit looks for it, finds nothing, and only then does it land.
+        let hold = s.bucket.hold(Operation::UploadPart);
+        let commit = tokio::spawn({
+            let (file, cx) = (Arc::clone(&file), s.fresh());
+            async move { file.commit(&cx, target("a", Replaces::Absent)).await }
+        });
+        s.cx.clock().sleep(Duration::from_secs(1)).await;
+        s.bucket.put_foreign_with(&Key::new("a"), bytes.clone(), Meta { token, ..Meta::default() });
+        drop(hold);
+        let made = commit.await.unwrap().unwrap();
+        assert_eq!(Some(made.unwrap().stored.version), file.base());
+        assert!(s.peek("a") == bytes && !file.is_dirty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_that_reads_its_base_waits_for_no_place_while_it_holds_one() {
+        for (size, len) in [(MIB, 10), (32 * MIB, 10), (32 * MIB, 4 * MIB)] {
+            let s = Setting::new();
+            let account = crate::store::memory::MemoryService::new(Arc::clone(s.cx.clock()));
+            account.add(Arc::clone(&s.bucket));
+            let service = crate::store::stack(account, 1, &s.metrics, Arc::clone(s.cx.clock()), None);
+            let bucket = service.open(&s.cx, s.bucket.name()).await.unwrap();
+            let mut bytes = pattern(1, size);
+            let file = s.data.open(bucket, Some(s.bucket.put_foreign(&Key::new("a"), bytes.clone())));
+            let at = size / 2 + 12_345;
+            for at in [at, at + len + 500_000] {
+                for at in (at..at + len).step_by(1 << 20) {
+                    s.write(&file, at, &pattern(9, len.min(MIB))).await.unwrap();
+                    bytes[at as usize..][..len.min(MIB) as usize].copy_from_slice(&pattern(9, len.min(MIB)));
+                }
+                if size == MIB {
+                    break;
+                }
+            }
+            let start = s.cx.clock().now();
+            file.commit(&s.fresh(), over(&file, "a")).await.unwrap().unwrap();
+            assert!(s.peek("a") == bytes);
+            assert!(s.cx.clock().now() - start < Duration::from_secs(1), "{:?}", s.cx.clock().now() - start);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn flushes_during_a_commit_share_the_next_one() {
         let s = Setting::new();
         let file = s.new_file();
@@ -389,7 +476,25 @@ mod committing {
         let commit = file.commit(&s.cx, target("a", Replaces::Absent));
         assert!(tokio::time::timeout(Duration::from_millis(10), commit).await.is_err());
         file.quiet(&s.cx).await.unwrap();
-        assert_eq!((s.peek("a"), file.is_dirty()), (b"bytes".to_vec(), false));
+        assert_eq!(s.peek("a"), b"bytes");
+        // Nobody was told: the next call is, and sends nothing.
+        let made = file.commit(&s.fresh(), target("a", Replaces::Absent)).await.unwrap().unwrap();
+        assert_eq!((Some(made.stored.version), s.bucket.requests(Operation::Put), file.is_dirty()), (file.base(), 1, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_committed_for_a_caller_who_left_is_told_to_the_next() {
+        let s = Setting::new();
+        let file = s.object("a", "old");
+        let old = file.base().unwrap();
+        s.write(&file, 0, b"new").await.unwrap();
+        s.bucket.set_latency(Duration::from_secs(1));
+        let commit = file.commit(&s.cx, target("a", Replaces::Version(old.clone())));
+        assert!(tokio::time::timeout(Duration::from_millis(10), commit).await.is_err());
+        file.quiet(&s.cx).await.unwrap();
+        s.write(&file, 0, b"N").await.unwrap();
+        let made = file.commit(&s.fresh(), target("a", Replaces::Version(old))).await.unwrap().unwrap();
+        assert_eq!((s.peek("a"), Some(made.stored.version)), (b"New".to_vec(), file.base()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -638,6 +743,26 @@ mod streaming {
             assert!(s.bucket.open_uploads().is_empty());
             assert_eq!(s.bucket.requests(Operation::AbortUpload), 1);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_orphan_becomes_quiet_though_its_upload_is_just_being_opened() {
+        let s = Setting::new();
+        s.bucket.set_latency_of(Operation::CreateUpload, Duration::from_secs(1));
+        let file = streaming(&s, "a");
+        pour(&s, &file, 0, &pattern(1, 10 * MIB)).await;
+        let commit = tokio::spawn({
+            let (file, cx) = (Arc::clone(&file), s.fresh());
+            async move { file.commit(&cx, target("a", Replaces::Absent)).await }
+        });
+        s.cx.clock().sleep(Duration::from_millis(500)).await;
+        file.orphan();
+        let start = s.cx.clock().now();
+        file.quiet(&s.fresh()).await.unwrap();
+        assert!(s.cx.clock().now() - start < Duration::from_secs(2), "{:?}", s.cx.clock().now() - start);
+        assert!(commit.await.unwrap().unwrap().is_none());
+        s.idle().await;
+        assert!(s.bucket.keys().is_empty() && s.bucket.open_uploads().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

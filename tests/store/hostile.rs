@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cosmount::{
     emulator::{Action, Config, Op, Rule},
-    store::{Kind, ListRequest},
+    store::{Kind, ListRequest, Part, PartNumber, Replaces},
 };
 
 use crate::{BUCKET, Stage, key};
@@ -71,4 +71,15 @@ async fn a_head_that_names_no_version_is_corrupt() {
         stage.server().faults().add(Rule::on(Op::HeadObject, Action::Header { name: name.to_owned(), value: String::new() }));
         assert_eq!(stage.bucket.head(&stage.cx, &key("a")).await.unwrap_err().kind(), Kind::Corrupt, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_whole_of_another_size_than_its_parts_is_corrupt() {
+    // Without every part's checksum (a part copy tells none) the size is what there is to check.
+    let stage = Stage::cos().await;
+    let upload = stage.bucket.create_upload(&stage.cx, &key("a"), &crate::meta(1)).await.unwrap();
+    let part = stage.bucket.upload_part(&stage.cx, &upload, PartNumber(1), crate::noise(100).into()).await.unwrap();
+    let parts = [Part { size: 200, crc64: None, ..part }];
+    let error = stage.bucket.complete_upload(&stage.cx, &upload, &parts, &Replaces::Absent).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
 }

@@ -1,10 +1,18 @@
 //! Unknown outcomes, with somebody else's hand in between: on the simulated bucket, where the moment can be chosen.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use cosmount::store::{
-    Capabilities, Fault, Kind, Operation, Outcome, PartNumber, Payload, Replaces,
-    memory::{Effect, MemoryBucket},
+use cosmount::{
+    store::{
+        Capabilities, Fault, Faults, Kind, Operation, Outcome, PartNumber, Payload, Replaces,
+        memory::{Effect, MemoryBucket, MemoryService},
+        stack,
+    },
+    support::{Clock, Ctx, Metrics},
 };
 
 use crate::{Stage, key, meta, noise};
@@ -186,4 +194,56 @@ async fn bodies_that_break_again_and_again_arrive() {
     assert_eq!(stage.memory_bucket().bytes_read(), 3 << 20, "no byte twice");
     stage.rules().add(Operation::Get, 1, Fault::CutBody(100_000));
     assert_eq!(stage.read(&version).await.unwrap(), noise(3 << 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_made_while_a_lost_multi_delete_is_looked_for_stays() {
+    let clock: Arc<dyn Clock> = Arc::new(Virtual(tokio::time::Instant::now()));
+    let memory = MemoryBucket::with(crate::name(), Capabilities::cos(), Arc::clone(&clock));
+    let account = MemoryService::new(Arc::clone(&clock));
+    account.add(Arc::clone(&memory));
+    let faults = Arc::new(Faults::default());
+    let service = stack(account, 16, &Metrics::default(), Arc::clone(&clock), Some(Arc::clone(&faults)));
+    memory.put_foreign(&key("a"), "old");
+    clock.sleep(Duration::from_secs(3600)).await;
+    let cx = Ctx::new(clock, Duration::from_secs(60), 1, 1);
+    let bucket = service.open(&cx, &crate::name()).await.unwrap();
+    faults.add(Operation::DeleteMany, 1, Fault::LoseAnswer);
+    let hold = memory.hold(Operation::Head);
+    let targets = [key("a")];
+    let delete = bucket.delete_many(&cx, &targets);
+    let hand = async {
+        came(&memory, Operation::Head, 1).await;
+        crate::clock().sleep(Duration::from_secs(1)).await;
+        memory.put_foreign(&key("a"), "new");
+        // The store cannot be asked for a while.
+        crate::clock().sleep(Duration::from_secs(15)).await;
+        drop(hold);
+    };
+    let refused = tokio::join!(delete, hand).0.unwrap();
+    assert_eq!(memory.peek(&key("a")).unwrap(), b"new");
+    assert_eq!(refused.len(), 1);
+    assert_eq!((refused[0].1.kind(), refused[0].1.outcome()), (Kind::Conflict, Outcome::Unknown));
+}
+
+/// A clock whose time of day goes with the virtual time.
+#[derive(Debug)]
+struct Virtual(tokio::time::Instant);
+
+impl Clock for Virtual {
+    fn now(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + self.0.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        crate::clock().sleep(duration)
+    }
+
+    fn chance(&self, bytes: &mut [u8]) {
+        crate::clock().chance(bytes);
+    }
 }

@@ -1,7 +1,7 @@
 //! The tier in memory: sixteen shards, each an LRU of blocks and the flights over them, bounded in bytes by what the budget leaves idle.
 //!
 //! Looking and claiming are one step under one shard's lock, so a sector has at most one fetch. The bytes of a run are a slice of the buffer they
-//! were fetched into; the runs of one buffer lie in one block and go together, so what is counted is what is held.
+//! were fetched into; the runs of one buffer lie in one block and go together, or are copied out of it, so what is counted is what is held.
 
 use std::{
     collections::HashMap,
@@ -163,6 +163,8 @@ impl Memory {
             let taken = self.shard(BlockKey { tag: old, index }).lock().blocks.pop(&BlockKey { tag: old, index });
             let Some(block) = taken else { continue };
             self.count(block.cost(), 0);
+            let ends = index * BLOCK..index * BLOCK + block.runs.last().map_or(0, |(start, bytes)| u64::from(end(*start, bytes)));
+            let whole = clean.iter().any(|range| range.start <= ends.start && ends.end <= range.end);
             for (start, bytes) in block.runs {
                 let at = index * BLOCK + u64::from(start);
                 let run = at..at + bytes.len() as u64;
@@ -172,6 +174,8 @@ impl Memory {
                     let to = if to == size { to } else { to / SECTOR * SECTOR };
                     if from < to {
                         let slice = bytes.slice(length(from - at)..length(to - at));
+                        // A part of a buffer keeps all of it, which nobody would count.
+                        let slice = if whole { slice } else { Bytes::copy_from_slice(&slice) };
                         self.insert(BlockKey { tag: new, index }, offset(from), slice);
                     }
                 }
@@ -237,4 +241,38 @@ fn offset(at: u64) -> u32 {
 
 fn length(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_carried_in_part_does_not_hold_the_rest() {
+        let buffer = Arc::new(vec![7u8; 1 << 20]);
+        let memory = Memory::new();
+        let (old, new) = (Tag::of([1; 16]), Tag::of([2; 16]));
+        struct Owner(Arc<Vec<u8>>);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        // As a fetch publishes it: pieces of one buffer.
+        let whole = Bytes::from_owner(Owner(Arc::clone(&buffer)));
+        for at in (0..BLOCK).step_by(128 << 10) {
+            memory.insert(BlockKey { tag: old, index: 0 }, offset(at), whole.slice(length(at)..length(at) + (128 << 10)));
+        }
+        drop(whole);
+        memory.carry(old, new, BLOCK, std::slice::from_ref(&(SECTOR..2 * SECTOR)));
+        assert_eq!(memory.held(), SECTOR + OVERHEAD);
+        assert_eq!(Arc::strong_count(&buffer), 1, "the buffer is held for a sixty-fourth of it");
+        let found = memory.look(BlockKey { tag: new, index: 0 }, SECTOR_U32..2 * SECTOR_U32, 1 << 20);
+        assert!(matches!(&found[..], [Found::Have(bytes)] if bytes[..] == [7; 16 << 10]));
+        // All of a block goes as it is.
+        let whole = Bytes::from_owner(Owner(Arc::clone(&buffer)));
+        memory.insert(BlockKey { tag: old, index: 1 }, 0, whole);
+        memory.carry(old, new, 2 * BLOCK, std::slice::from_ref(&(0..2 * BLOCK)));
+        assert_eq!(Arc::strong_count(&buffer), 2, "nothing is copied where nothing is left out");
+    }
 }

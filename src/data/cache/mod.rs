@@ -38,6 +38,11 @@ impl Tag {
         tag.copy_from_slice(&digest[..16]);
         Self(tag)
     }
+
+    #[cfg(test)]
+    fn of(tag: [u8; 16]) -> Self {
+        Self(tag)
+    }
 }
 
 /// Names a block.

@@ -79,9 +79,11 @@ impl Content {
         let (content, cx) = (Arc::clone(self), cx.with_urgency(Urgency::WriteOut));
         self.room.tasks.spawn(async move {
             let result = content.run_commit(&cx, target).await;
+            // Whoever asked may be gone; then the next one is told.
+            if let Err(Ok(made)) = tell.send(result) {
+                content.state.lock().untold = made;
+            }
             drop(turn);
-            // Whoever asked may be gone.
-            drop(tell.send(result));
         });
         told.await.unwrap_or_else(|_| Err(self.given_up()))
     }
@@ -131,16 +133,39 @@ impl Content {
             let Some(made) = untold else { return Ok(None) };
             return self.bring_up_to_date(cx, &target, made).await.map(Some);
         }
-        let replaces = target.replaces.clone();
-        let made = match self.finish_stream(cx, &target).await {
-            Ok(None) => self.gather(cx, target).await.map(Some),
-            made => made,
-        };
+        let mut made = self.send(cx, &target).await;
+        if matches!(made, Err(Error::Exists))
+            && let Some(ours) = self.own_late(cx, &target.key).await?
+        {
+            made = self.send(cx, &Target { replaces: Replaces::Version(ours), ..target.clone() }).await;
+        }
+        let replaces = target.replaces;
         if self.state.lock().orphan {
             return Ok(None);
         }
         // The base was replaced under us: for a commit that is a conflict, unless it was told not to care.
         made.map_err(|error| if matches!(error, Error::Stale) && replaces != Replaces::Anything { Error::Conflict } else { error })
+    }
+
+    async fn send(self: &Arc<Self>, cx: &Ctx, target: &Target) -> Result<Option<Committed>> {
+        match self.finish_stream(cx, target).await {
+            Ok(None) => self.gather(cx, target.clone()).await.map(Some),
+            made => made,
+        }
+    }
+
+    /// What stands in the way of a new object, if an attempt of ours made it: one that was given up and landed late, or was found damaged.
+    async fn own_late(&self, cx: &Ctx, key: &store::Key) -> Result<Option<ObjectVersion>> {
+        match self.bucket.head(cx, key).await {
+            Ok(head) if self.is_ours(&head) => Ok(Some(head.version)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn is_ours(&self, head: &store::Head) -> bool {
+        head.meta.token.as_ref().is_some_and(|token| self.state.lock().ours.contains(token))
     }
 
     /// Sends a file that was not streamed.
@@ -202,13 +227,20 @@ impl Content {
         if self.state.lock().orphan {
             return Err(Error::Stale);
         }
-        let Replaces::Version(expected) = &target.replaces else { return Ok(()) };
-        match self.bucket.head(cx, &target.key).await {
-            Ok(head) if head.version.etag == expected.etag => Ok(()),
-            Ok(head) if head.meta.token.as_ref().is_some_and(|token| self.state.lock().ours.contains(token)) => Ok(()),
-            Ok(_) => Err(Error::Conflict),
-            Err(error) if error.kind() == Kind::NotFound => Err(Error::Conflict),
-            Err(error) => Err(error.into()),
+        let expected = match &target.replaces {
+            Replaces::Version(expected) => Some(expected),
+            // The write itself cannot be made to fail here.
+            Replaces::Absent if !self.bucket.capabilities().forbid_overwrite => None,
+            Replaces::Absent | Replaces::Anything => return Ok(()),
+        };
+        match (self.bucket.head(cx, &target.key).await, expected) {
+            (Ok(head), Some(expected)) if head.version.etag == expected.etag => Ok(()),
+            (Ok(head), _) if self.is_ours(&head) => Ok(()),
+            (Ok(_), None) => Err(Error::Exists),
+            (Ok(_), Some(_)) => Err(Error::Conflict),
+            (Err(error), None) if error.kind() == Kind::NotFound => Ok(()),
+            (Err(error), Some(_)) if error.kind() == Kind::NotFound => Err(Error::Conflict),
+            (Err(error), _) => Err(error.into()),
         }
     }
 

@@ -81,6 +81,10 @@ pub(super) fn plan(spans: &[(Range<u64>, Span)], limits: Limits) -> Option<Plan>
     if size <= limits.first {
         return Some(Plan::Put);
     }
+    // A size that only a lie can have: its parts would not fit this host's memory.
+    if size > limits.largest.saturating_mul(u64::from(limits.most)) {
+        return None;
+    }
     let mut attempt = limits;
     let mut shortest_copy = limits.smallest;
     loop {
@@ -287,6 +291,13 @@ mod tests {
         let Some(Plan::Upload(parts)) = plan(&[(0..40 << 40, Span::Ours)], cos(8 * MIB)) else { panic!() };
         check(&[(0..40 << 40, Span::Ours)], &parts, cos(8 * MIB));
         assert_eq!(plan(&[(0..50 << 40, Span::Ours)], cos(8 * MIB)), None);
+    }
+
+    #[test]
+    fn a_base_of_absurd_size_is_refused_without_planning_it() {
+        // What a lying HEAD may say: a plan of it would not fit this host's memory.
+        assert_eq!(plan(&[(0..4096, Span::Ours), (4096..u64::MAX >> 1, Span::Base)], cos(8 * MIB)), None);
+        assert_eq!(plan(&[(0..49 << 40, Span::Base)], cos(8 * MIB)), None);
     }
 
     #[test]

@@ -226,11 +226,9 @@ impl Content {
         let copies = {
             let mut state = self.state.lock();
             let stream = &mut state.stream;
-            if stream.upload_number != upload_number {
-                // Discarded meanwhile; dropping the upload aborts it.
-                return;
-            }
             match opened {
+                // Discarded meanwhile; dropping the upload aborts it. Whoever waits is told all the same.
+                _ if stream.upload_number != upload_number => None,
                 Ok(upload) => {
                     for range in halves(0..stream.cut, largest) {
                         stream.parts.push(Going { planned: Planned { range, how: How::Copy }, answered: None });

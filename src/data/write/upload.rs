@@ -1,7 +1,9 @@
 //! Sends bytes: assembles payloads from pieces, sends and copies parts, and checks that the whole is what was meant.
 //!
-//! A payload holds no more memory than the file does: dirty bytes are slices, staged bytes and ranges of the base are read as they are sent, a
-//! little at a time, zeros are made. What that needs in passing is reserved from the commit share.
+//! A payload holds little more memory than the file does: dirty bytes are slices, staged bytes are read as they are sent, a little at a time,
+//! zeros are made. Ranges of the base are read *before* the request: one that waits in its middle for another holds the place that the other
+//! needs, and stands still in the eyes of whoever watches it. Only a part that has more of the base than fits is read as it is sent. What all
+//! that needs is reserved from the commit share.
 //!
 //! An [`OpenUpload`] that is dropped before it was completed is aborted: by a failed commit, a discarded stream, a file that went away. What
 //! a crash leaves open the next mount aborts: every upload is in the ledger before its first part. (Only one whose opening was not answered
@@ -35,7 +37,7 @@ use crate::local::{Entry, Ledger, Leftover};
 
 use crate::store::{self, Bucket, Kind, Meta, Outcome, Part, PartNumber, Payload, Segment, Source, Stored, Upload};
 
-use crate::support::{Ctx, Share};
+use crate::support::{Ctx, Reservation, Share};
 
 /// Memory that a payload which is not in memory takes while it passes.
 const IN_PASSING: u64 = 1 << 20;
@@ -64,16 +66,24 @@ impl From<store::Error> for Refused {
 /// What a request that makes an object returns.
 pub(super) type Attempted = std::result::Result<Stored, Refused>;
 
-/// A payload and what keeps its memory counted.
+/// A payload to be and what keeps its memory counted.
 #[derive(Debug)]
 pub(super) struct Assembly {
-    payload: Payload,
+    segments: Vec<Segment>,
+    /// Which segments are ranges of the base.
+    of_base: Vec<(usize, Range<u64>)>,
     /// Held until the payload is sent.
     #[expect(dead_code, reason = "what matters is when it is dropped")]
     held: Vec<Held>,
     base: Option<Arc<BaseSource>>,
-    /// Bytes that are read as they are sent.
+    /// Bytes that are neither in memory nor zeros.
     elsewhere: u64,
+}
+
+/// A payload that may be sent, and the memory it takes.
+struct Ready {
+    payload: Payload,
+    _hold: Reservation,
 }
 
 /// Reads the base as it is sent, through the cache. Keeps what went wrong, which the store cannot pass on.
@@ -129,7 +139,7 @@ impl Assembly {
             let (blocks, origin) = (Arc::clone(&room.blocks), Arc::clone(origin));
             Arc::new(BaseSource { blocks, cx: cx.clone(), origin, failed: Mutex::new(None) })
         });
-        let (mut segments, mut held_all, mut elsewhere) = (Vec::new(), Vec::new(), 0);
+        let (mut segments, mut held_all, mut of_base, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let first = pieces.partition_point(|piece| piece.range.end <= range.start);
         for piece in pieces[first..].iter().take_while(|piece| piece.range.start < range.end) {
             let part = piece.range.start.max(range.start)..piece.range.end.min(range.end);
@@ -146,18 +156,38 @@ impl Assembly {
                 }
                 (Where::Base, Some(base)) => {
                     elsewhere += len;
+                    of_base.push((segments.len(), part.clone()));
                     Segment::Source(Arc::clone(base) as Arc<dyn Source>, part)
                 }
                 (Where::Hole, _) => Segment::Zeros(len),
                 (Where::Sent, _) | (Where::Base, None) => return Err(Error::Streaming),
             });
         }
-        Ok(Self { payload: Payload::new(segments), held: held_all, base, elsewhere })
+        Ok(Self { segments, of_base, held: held_all, base, elsewhere })
+    }
+
+    /// Has what the request must not wait for.
+    async fn ready(&mut self, room: &Room, cx: &Ctx) -> Result<Ready> {
+        let of_base = self.of_base.iter().map(|(_, range)| range.end - range.start).sum();
+        let fits = of_base <= room.budget.share(Share::Commit) / 2;
+        let read = if fits { of_base } else { 0 };
+        let hold = room.budget.reserve(cx, Share::Commit, read + (self.elsewhere - read).min(IN_PASSING)).await?;
+        if let Some(base) = self.base.as_ref().filter(|_| fits) {
+            for (index, range) in self.of_base.drain(..) {
+                let slices = base.blocks.read(cx, &base.origin, range).await?;
+                cx.progressed();
+                // A copy: slices would keep whole blocks that the cache no longer counts.
+                if let Some(segment) = self.segments.get_mut(index) {
+                    *segment = Segment::Bytes(slices.concat().into());
+                }
+            }
+        }
+        Ok(Ready { payload: Payload::new(std::mem::take(&mut self.segments)), _hold: hold })
     }
 
     /// Makes an object of it.
     pub(super) async fn put(
-        self,
+        mut self,
         room: &Room,
         cx: &Ctx,
         bucket: &Arc<dyn Bucket>,
@@ -165,9 +195,9 @@ impl Assembly {
         meta: &Meta,
         replaces: &store::Replaces,
     ) -> Attempted {
-        let _passing = room.budget.reserve(cx, Share::Commit, self.elsewhere.min(IN_PASSING)).await.map_err(Error::from)?;
-        let size = self.payload.len();
-        let stored = bucket.put(cx, key, meta, self.payload.clone(), replaces).await.map_err(|error| {
+        let ready = self.ready(room, cx).await?;
+        let size = ready.payload.len();
+        let stored = bucket.put(cx, key, meta, ready.payload.clone(), replaces).await.map_err(|error| {
             let outcome = error.outcome();
             Refused { error: self.reason(error), outcome }
         })?;
@@ -176,9 +206,16 @@ impl Assembly {
     }
 
     /// Sends it as a part.
-    pub(super) async fn send(self, room: &Room, cx: &Ctx, bucket: &Arc<dyn Bucket>, upload: &Upload, number: PartNumber) -> Result<Part> {
-        let _passing = room.budget.reserve(cx, Share::Commit, self.elsewhere.min(IN_PASSING)).await?;
-        let part = bucket.upload_part(cx, upload, number, self.payload.clone()).await.map_err(|error| self.reason(error))?;
+    pub(super) async fn send(
+        mut self,
+        room: &Room,
+        cx: &Ctx,
+        bucket: &Arc<dyn Bucket>,
+        upload: &Upload,
+        number: PartNumber,
+    ) -> Result<Part> {
+        let ready = self.ready(room, cx).await?;
+        let part = bucket.upload_part(cx, upload, number, ready.payload.clone()).await.map_err(|error| self.reason(error))?;
         cx.progressed();
         Ok(part)
     }
@@ -226,7 +263,10 @@ impl OpenUpload {
     ) -> Result<Part> {
         let part = match (planned.how, origin) {
             (How::Copy, Some(origin)) => {
-                let part = self.bucket.copy_part(cx, &self.upload, number, &origin.version, planned.range.clone()).await?;
+                // A base that is gone was replaced, as far as the file is concerned.
+                let gone = |error: store::Error| if error.kind() == Kind::NotFound { Error::Stale } else { error.into() };
+                let copied = self.bucket.copy_part(cx, &self.upload, number, &origin.version, planned.range.clone()).await;
+                let part = copied.map_err(gone)?;
                 cx.progressed();
                 part
             }

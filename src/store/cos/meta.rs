@@ -21,6 +21,9 @@ const ALL_USERS: &str = "http://cam.qcloud.com/groups/global/AllUsers";
 const AUTHENTICATED_USERS: &str = "http://cam.qcloud.com/groups/global/AuthenticatedUsers";
 
 /// Adds everything that the new object must be given.
+///
+/// # Errors
+/// [`Kind::Unsupported`] for what was not read exactly, or cannot be said: nothing is sent then.
 pub(super) fn send(meta: &Meta, request: &mut Request<'_>) -> Result<()> {
     let content = [
         ("content-type", &meta.content_type),
@@ -33,10 +36,12 @@ pub(super) fn send(meta: &Meta, request: &mut Request<'_>) -> Result<()> {
     ];
     for (name, value) in content {
         if let Some(value) = value {
+            check_exact(request.operation, name, value)?;
             request.header(name, value)?;
         }
     }
     for (name, value) in &meta.user {
+        check_exact(request.operation, name, value)?;
         request.header(&format!("{USER}{name}"), value)?;
     }
     if let Some(token) = &meta.token {
@@ -65,6 +70,14 @@ pub(super) fn send(meta: &Meta, request: &mut Request<'_>) -> Result<()> {
         let encode = |text| utf8_percent_encode(text, ESCAPED);
         let pairs: Vec<_> = tags.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
         request.header("x-cos-tagging", &pairs.join("&"))?;
+    }
+    Ok(())
+}
+
+/// A value that was no UTF-8 when it was read would come back as another.
+fn check_exact(operation: Operation, name: &str, value: &str) -> Result<()> {
+    if value.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(Error::new(Kind::Unsupported, operation.name(), format!("{name} is not UTF-8 and cannot be sent again")));
     }
     Ok(())
 }
@@ -171,7 +184,7 @@ pub(super) fn class_of(text: &str) -> Option<String> {
     Some(text.trim().to_ascii_uppercase()).filter(|class| !class.is_empty() && class != "STANDARD")
 }
 
-/// A header's text. Foreign writers store UTF-8; what is not even that keeps what can be kept.
+/// A header's text. Foreign writers store UTF-8; what is not even that shows [`char::REPLACEMENT_CHARACTER`], which is never sent.
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
@@ -236,6 +249,20 @@ mod tests {
         for missing in 0..all.len() {
             let lines: Vec<_> = all.iter().enumerate().filter(|(index, _)| *index != missing).map(|(_, line)| *line).collect();
             assert_eq!(head(&Key::new("a"), &answer(&lines), SystemTime::UNIX_EPOCH).unwrap_err().kind(), Kind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn what_was_not_read_exactly_is_not_sent_again() {
+        let answered = |name: &'static str, value: &[u8]| {
+            let mut headers = answer(&[("content-length", "5"), ("etag", "\"a\""), ("last-modified", "Wed, 28 Oct 2020 20:30:00 GMT")]);
+            headers.append(HeaderName::from_static(name), reqwest::header::HeaderValue::from_bytes(value).unwrap());
+            head(&Key::new("a"), &headers, SystemTime::UNIX_EPOCH).unwrap().meta
+        };
+        let sent = |meta: &Meta| send(meta, &mut Request::new(Operation::Put, Method::PUT, None));
+        for name in ["x-cos-meta-k", "content-disposition"] {
+            sent(&answered(name, "grün".as_bytes())).unwrap();
+            assert_eq!(sent(&answered(name, b"gr\xfcn")).unwrap_err().kind(), Kind::Unsupported, "{name}");
         }
     }
 

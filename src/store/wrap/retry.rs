@@ -12,11 +12,16 @@
 //!
 //! Repeated: `Throttled`, `Unavailable`, and `Corrupt` a few times; what was put right since ([`Error::is_renewed`]) at once, twice at most.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use tokio::time::Instant;
 
 use crate::store::{
     Acl, Body, Bucket, BucketInfo, BucketName, Capabilities, CommitToken, Error, Head, Key, Kind, ListRequest, Meta, ObjectVersion,
@@ -281,10 +286,12 @@ impl Retry<dyn Bucket> {
     }
 
     /// After a lost multi-delete: deletes what was there before it, one by one, and names what may be newer.
-    async fn finish_deletes(&self, cx: &Ctx, keys: &[Key], since: Duration) -> Result<Vec<(Key, Error)>> {
+    async fn finish_deletes(&self, cx: &Ctx, keys: &[Key], start: Instant) -> Result<Vec<(Key, Error)>> {
         let one = |key: Key| async move {
             let Some(head) = self.look(cx, &key).await? else { return Ok(None) };
-            let started = head.date.checked_sub(since + BLUR).unwrap_or(head.date);
+            // Counted to now, not to when the answer was lost: it may have taken a while until the store could be asked.
+            let since = cx.clock().now().duration_since(start) + BLUR;
+            let started = head.date.checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
             if head.last_modified >= started {
                 let newer = Error::new(Kind::Conflict, Operation::DeleteMany.name(), "it may have been written since it was to be deleted");
                 return Ok(Some((key.clone(), newer.on(&key).unknown())));
@@ -454,8 +461,7 @@ impl Bucket for Retry<dyn Bucket> {
             match course.attempt(self.inner.delete_many(cx, keys)).await {
                 Ok(refused) => return Ok(refused),
                 Err(error) if error.outcome() == Outcome::Unknown && error.kind() != Kind::NoProgress => {
-                    let since = cx.clock().now().duration_since(start);
-                    return self.finish_deletes(cx, keys, since).await.map_err(Error::unknown);
+                    return self.finish_deletes(cx, keys, start).await.map_err(Error::unknown);
                 }
                 Err(error) => course.pause(error).await?,
             }
@@ -481,14 +487,15 @@ impl Bucket for Retry<dyn Bucket> {
         let made = Made { operation: Operation::CompleteUpload, key: &upload.key, token: upload.token.as_ref(), size };
         let complete = |replaces: Replaces| async move { self.inner.complete_upload(cx, upload, parts, &replaces).await };
         let stored = self.write(cx, made, || crc64, replaces, complete).await?;
-        if stored.crc64.is_some() || crc64.is_none() {
+        if stored.crc64.is_some() && crc64.is_some() {
             return Ok(stored);
         }
-        // A status sent before the work was done could not carry the checksum; the object can.
+        // A status sent before the work was done could not carry the checksum; the object can. And where a part's checksum is not known, as a
+        // copied one's, the size is all there is to check; the answer does not tell it.
         match self.look(cx, &upload.key).await {
-            Ok(Some(head)) if head.version.same_bytes(&stored.version) => {
-                if head.crc64.is_some_and(|theirs| Some(theirs) != crc64) {
-                    let wrong = "the store's checksum of the object is not that of its parts";
+            Ok(Some(head)) if head.version.etag == stored.version.etag => {
+                if head.version.size != size || head.crc64.zip(crc64).is_some_and(|(theirs, ours)| theirs != ours) {
+                    let wrong = "the object has not the size or the checksum of its parts";
                     return Err(Error::new(Kind::Corrupt, Operation::CompleteUpload.name(), wrong).on(&upload.key).unknown());
                 }
                 Ok(stored_by(head))
