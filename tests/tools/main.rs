@@ -128,7 +128,7 @@ fn pjdfstest_by_group() {
 /// Why this cannot pass, if that is known.
 fn reason(failed: &str) -> Option<&'static str> {
     let is_one = |known: &&str| failed == *known || known.ends_with("::") && failed.starts_with(*known);
-    KNOWN.iter().find(|(_, cases)| cases.iter().any(|known| is_one(known))).map(|(why, _)| *why)
+    KNOWN.iter().find(|(_, cases)| cases.iter().any(is_one)).map(|(why, _)| *why)
 }
 
 #[derive(Debug, Default)]

@@ -244,6 +244,19 @@ impl Setting {
         self.entries(path, usize::MAX, false).await.into_iter().map(|entry| entry.name).collect()
     }
 
+    /// Everything an open directory has, with `.` and `..`.
+    async fn read_to_end(&self, fh: Fh) -> Vec<Seen> {
+        let mut all: Vec<Seen> = Vec::new();
+        loop {
+            let mut sink = Sink { room: usize::MAX, seen: Vec::new() };
+            self.vfs.readdir(&self.cx(), fh, all.last().map_or(0, |entry| entry.next), false, &mut sink).await.unwrap();
+            if sink.seen.is_empty() {
+                return all;
+            }
+            all.append(&mut sink.seen);
+        }
+    }
+
     /// Everything in a directory, `at_once` entries a request, without `.` and `..`.
     async fn entries(&self, path: &str, at_once: usize, plus: bool) -> Vec<Seen> {
         let ino = self.ino(path).await;
