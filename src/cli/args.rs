@@ -97,7 +97,7 @@ pub(super) struct Mount {
     #[arg(long, value_enum, default_value_t = Exclusive::Close, help_heading = "Consistency")]
     pub(super) exclusive: Exclusive,
 
-    /// Directory for bytes that must survive a crash, with an optional limit (DIR:SIZE), or none; a tenth of its disk by default
+    /// Directory where changes go for which memory is short, with an optional limit (DIR:SIZE), or none; a tenth of its disk by default
     #[arg(long, value_name = "DIR[:SIZE]", help_heading = "Writing")]
     pub(super) staging: Option<String>,
     /// First size of upload parts; smaller files are one PUT
