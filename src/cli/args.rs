@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::Level;
 
 use crate::mount::Source;
@@ -10,7 +10,7 @@ use crate::support::ByteSize;
 
 /// Mounts Tencent Cloud Object Storage (COS) buckets as directories.
 #[derive(Debug, Parser)]
-#[command(name = "cosmount", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "cosmount", version, max_term_width = 100, arg_required_else_help = true, override_usage = USAGE)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -22,12 +22,21 @@ pub(super) enum Command {
     Mount(Box<Mount>),
     /// Unmount: wait until everything is in COS, or say what is not
     Umount(Umount),
+    /// Show what applies, and where it was said
+    Config(Config),
+    /// Write a shell's completions to standard output
+    Completions(Completions),
+    /// Write the manual as man(1) reads it to standard output
+    Man(Man),
     /// Try it: a bucket with files in a built-in server, mounted until Ctrl-C
     #[cfg(feature = "emulator")]
     Demo(Demo),
 }
 
 /// `cosmount mount`.
+///
+/// Every option can also be given behind `-o` (`-o metadata_ttl=60s,ro`), as a variable (`COSMOUNT_METADATA_TTL=60s`) and in a file
+/// (`metadata_ttl = "60s"`), in this order of precedence; `cosmount config show` prints what applies.
 ///
 /// Credentials come from the environment: `COS_SECRET_ID`, `COS_SECRET_KEY` and, for temporary ones, `COS_SESSION_TOKEN`; the other usual
 /// spellings are understood too. They are never given as options.
@@ -39,6 +48,16 @@ pub(super) struct Mount {
     pub(super) source: Source,
     /// Directory to mount on; must exist
     pub(super) mountpoint: PathBuf,
+
+    /// Options as in fstab: any of those below without its dashes, and those of mount(8); repeatable
+    #[arg(short = 'o', value_name = "OPTION[=VALUE],...", help_heading = "Options")]
+    pub(super) options: Vec<String>,
+    /// Read options from this file; by default ~/.config/cosmount.toml, for root then /etc/cosmount.toml
+    #[arg(long, value_name = "FILE", help_heading = "Options")]
+    pub(super) config: Option<PathBuf>,
+    /// Leave out what is unknown behind -o instead of refusing it, as mount -s asks
+    #[arg(long, hide = true)]
+    pub(super) sloppy: bool,
 
     /// Region the bucket is in, such as ap-guangzhou
     #[arg(long, value_name = "REGION", help_heading = "Source")]
@@ -151,6 +170,54 @@ pub(super) struct Umount {
     pub(super) mountpoint: PathBuf,
 }
 
+/// `cosmount config`.
+#[derive(Debug, Args)]
+pub(super) struct Config {
+    #[command(subcommand)]
+    pub(super) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Every option of a mount with its value and where that was said
+    Show(ConfigShow),
+}
+
+/// `cosmount config show`; [`definition`] adds the options of a mount.
+#[derive(Debug, Args)]
+pub(super) struct ConfigShow {
+    /// What would be mounted: the tables of the file that are for it count, too
+    #[arg(value_parser = Source::parse)]
+    pub(super) source: Option<Source>,
+    /// For programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `cosmount completions`.
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    /// Whose
+    pub(super) shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// `cosmount man`.
+#[derive(Debug, Args)]
+pub(super) struct Man {
+    /// Of this command, such as mount; of the whole program by default
+    pub(super) command: Vec<String>,
+    /// Write every page into this directory instead
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    pub(super) into: Option<PathBuf>,
+}
+
 /// `cosmount demo`.
 #[cfg(feature = "emulator")]
 #[derive(Debug, Args)]
@@ -198,9 +265,22 @@ pub(super) enum Unspellable {
     Hide,
 }
 
+const USAGE: &str = "cosmount <COMMAND>\n       cosmount [OPTIONS] <SOURCE> <MOUNTPOINT>";
+
+/// Everything that can be typed.
+pub(super) fn definition() -> clap::Command {
+    let command = Arguments::command();
+    let all = command.find_subcommand("mount").into_iter().flat_map(clap::Command::get_arguments);
+    let options: Vec<clap::Arg> = all.filter(|arg| !arg.is_positional()).cloned().collect();
+    command.mut_subcommand("config", |config| config.mut_subcommand("show", |show| show.args(options)))
+}
+
 /// Permission bits as chmod(1) takes them.
 fn octal(text: &str) -> Result<u32, String> {
-    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| "write it in octal, as in 0644".to_owned())
+    u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| "write it in octal, as in 0644".to_owned())
 }
 
 /// `500ms`, `90s`, `10m`, `2h`, or seconds.
@@ -222,8 +302,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn mount(words: &[&str]) -> Result<Box<Mount>, clap::Error> {
@@ -236,7 +314,7 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        Arguments::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
@@ -273,7 +351,7 @@ mod tests {
 
     #[test]
     fn secrets_are_no_options() {
-        let help = Arguments::command().find_subcommand_mut("mount").unwrap().render_long_help().to_string().to_ascii_lowercase();
+        let help = definition().find_subcommand_mut("mount").unwrap().render_long_help().to_string().to_ascii_lowercase();
         for word in ["--secret", "--token", "--key", "--password"] {
             assert!(!help.contains(word), "{word}");
         }

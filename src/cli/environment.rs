@@ -1,9 +1,10 @@
 //! Everything that is read from the environment.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use nix::unistd::geteuid;
 
+use crate::cli::merge::{PREFIX, World};
 use crate::store::cos::Fixed;
 
 /// Marks a process that this program started: how, and that its secrets come through standard input.
@@ -13,6 +14,17 @@ pub(super) const CHILD: &str = "COSMOUNT_CHILD";
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// What is said outside the command line: variables, and the files that are read unless another is named.
+pub(super) fn world() -> World {
+    let ours = |name: &str| name == CHILD || name.starts_with("COSMOUNT_TEST_");
+    let is_option = |(name, value): &(String, String)| name.starts_with(PREFIX) && !ours(name) && !value.is_empty();
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    let variables = std::env::vars_os().filter_map(text).filter(is_option).collect();
+    let own = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config"))).map(|base| base.join("cosmount.toml"));
+    let for_root = geteuid().is_root().then(|| PathBuf::from("/etc/cosmount.toml"));
+    World { variables, files: own.into_iter().chain(for_root).collect() }
 }
 
 /// Every variable with credentials that is set.

@@ -51,6 +51,8 @@ pub struct Source {
     pub bucket: BucketName,
     /// Empty, or ending in `/`.
     pub prefix: String,
+    /// The region, where the host name of the bucket was written out.
+    pub region: Option<String>,
     /// As it was written: what `mount` shows, so that `mount -a` finds a line of fstab mounted already.
     pub typed: String,
 }
@@ -132,7 +134,8 @@ impl Settings {
 }
 
 impl Source {
-    /// Reads `cos://BUCKET-APPID[/PREFIX/]` or `BUCKET-APPID[:/PREFIX]`.
+    /// Reads `cos://BUCKET-APPID[/PREFIX/]`, `BUCKET-APPID[:/PREFIX]`, or as COSFS2 writes it
+    /// `cos://BUCKET-APPID.cos.REGION.myqcloud.com[/PREFIX/]`.
     ///
     /// # Errors
     /// A sentence that says what was expected.
@@ -149,13 +152,17 @@ impl Source {
                 None => (text, ""),
             },
         };
+        let (bucket, region) = match bucket.split_once(".cos.").and_then(|(name, rest)| Some((name, rest.strip_suffix(".myqcloud.com")?))) {
+            Some((name, region)) if !region.is_empty() && !region.contains('.') => (name, Some(region.to_owned())),
+            _ => (bucket, None),
+        };
         let bucket = BucketName::parse(bucket)?;
         let prefix = prefix.trim_end_matches('/');
         if prefix.split('/').any(|part| matches!(part, "" | "." | "..")) && !prefix.is_empty() {
             return Err(format!("the prefix {prefix:?} has an empty part, . or .. in it"));
         }
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Ok(Self { bucket, prefix, typed: text.to_owned() })
+        Ok(Self { bucket, prefix, region, typed: text.to_owned() })
     }
 }
 
@@ -188,6 +195,23 @@ mod tests {
         ] {
             let source = Source::parse(text).unwrap();
             assert_eq!((source.bucket.as_str(), source.prefix.as_str()), (bucket, prefix), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_source_with_the_host_name_has_a_region() {
+        for (text, prefix) in [
+            ("cos://photos-1250000000.cos.ap-guangzhou.myqcloud.com", ""),
+            ("cos://photos-1250000000.cos.ap-guangzhou.myqcloud.com/", ""),
+            ("cos://photos-1250000000.cos.ap-guangzhou.myqcloud.com/a/b/", "a/b/"),
+        ] {
+            let source = Source::parse(text).unwrap();
+            assert_eq!((source.bucket.as_str(), source.prefix.as_str()), ("photos-1250000000", prefix), "{text}");
+            assert_eq!(source.region.as_deref(), Some("ap-guangzhou"));
+        }
+        assert_eq!(Source::parse("cos://photos-125").unwrap().region, None);
+        for text in ["cos://photos-125.cos.myqcloud.com", "cos://photos-125.cos..myqcloud.com", "cos://photos-125.cos.a.b.myqcloud.com"] {
+            assert!(Source::parse(text).is_err(), "{text}");
         }
     }
 

@@ -118,7 +118,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
         source: mount.source.clone(),
         mount_point: resolve(&mount.mountpoint).context("the mount point")?,
         store: Access {
-            region: mount.region.clone(),
+            region: mount.region.as_ref().or(mount.source.region.as_ref()).cloned(),
             endpoints: mount.endpoint.clone(),
             path_style: mount.path_style,
             ca_file: mount.ca_file.as_deref().map(std::path::absolute).transpose()?,
