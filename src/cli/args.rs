@@ -166,6 +166,12 @@ pub(super) struct Mount {
 /// `cosmount umount`.
 #[derive(Debug, Args)]
 pub(super) struct Umount {
+    /// Take the mount away at once and do not wait: changes are sent behind it, up to --drain-timeout
+    #[arg(short, long, conflicts_with = "force")]
+    pub(super) lazy: bool,
+    /// Do not wait for changes that are not in COS: they are lost, but for what staging keeps
+    #[arg(short, long)]
+    pub(super) force: bool,
     /// Where it is mounted
     pub(super) mountpoint: PathBuf,
 }
