@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, Credentials};
 
 /// Wrong usage.
 const USAGE: u8 = 1;
@@ -52,6 +52,7 @@ pub fn main() -> ExitCode {
     };
     let result = match arguments.command {
         Command::Mount(mount) => commands::mount::run(&mount),
+        Command::Credentials(Credentials::Check(check)) => commands::credentials::check(&check),
         Command::Umount(umount) => commands::umount::run(&umount),
         #[cfg(feature = "emulator")]
         Command::Demo(demo) => commands::demo::run(&demo),

@@ -1,5 +1,6 @@
 //! One file per sub-command.
 
+pub(super) mod credentials;
 #[cfg(feature = "emulator")]
 pub(super) mod demo;
 #[cfg(feature = "emulator")]
