@@ -42,7 +42,8 @@ impl Clock for TestClock {
 struct Told {
     clock: Arc<TestClock>,
     pace: Pace,
-    life: Mutex<Option<Duration>>,
+    born: SystemTime,
+    life: Option<Duration>,
     takes: Mutex<Duration>,
     away: AtomicBool,
     /// Which ones are handed out.
@@ -67,7 +68,9 @@ impl Source for Shared {
         if told.away.load(SeqCst) {
             return Err(NoCredentials::away("away"));
         }
-        let expires = told.life.lock().map(|life| told.clock.wall() + life);
+        // The same ones end when they always did.
+        let from = if told.always_new { told.clock.wall() } else { told.born };
+        let expires = told.life.map(|life| from + life);
         Ok(Credentials::new(format!("id-{number}"), "k").until(expires))
     }
 
@@ -81,7 +84,8 @@ fn told(pace: Pace, life: Option<u64>, always_new: bool) -> (Arc<Told>, Arc<Refr
     let told = Arc::new(Told {
         clock: Arc::clone(&clock),
         pace,
-        life: Mutex::new(life.map(Duration::from_secs)),
+        born: clock.wall(),
+        life: life.map(Duration::from_secs),
         takes: Mutex::new(Duration::from_millis(20)),
         away: AtomicBool::new(false),
         number: AtomicU64::new(0),
