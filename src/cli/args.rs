@@ -6,6 +6,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::Level;
 
 use crate::mount::Source;
+use crate::store::cos::Choice;
 use crate::support::ByteSize;
 
 /// Mounts Tencent Cloud Object Storage (COS) buckets as directories.
@@ -20,6 +21,9 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     /// Mount a bucket, or a prefix of it, on a directory
     Mount(Box<Mount>),
+    /// Look at what COS is asked with
+    #[command(subcommand)]
+    Credentials(Credentials),
     /// Unmount: wait until everything is in COS, or say what is not
     Umount(Umount),
     /// Show what applies, and where it was said
@@ -38,8 +42,9 @@ pub(super) enum Command {
 /// Every option can also be given behind `-o` (`-o metadata_ttl=60s,ro`), as a variable (`COSMOUNT_METADATA_TTL=60s`) and in a file
 /// (`metadata_ttl = "60s"`), in this order of precedence; `cosmount config show` prints what applies.
 ///
-/// Credentials come from the environment: `COS_SECRET_ID`, `COS_SECRET_KEY` and, for temporary ones, `COS_SESSION_TOKEN`; the other usual
-/// spellings are understood too. They are never given as options.
+/// Credentials come from the first of: the environment (`COS_SECRET_ID`, `COS_SECRET_KEY` and, for temporary ones, `COS_SESSION_TOKEN`; the other
+/// usual spellings too), ~/.passwd-cosfs, /etc/passwd-cosfs, ~/.cos.yaml, ~/.cos.conf, the identity of a TKE pod, the role of a CVM instance.
+/// They are never given as options.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Mount {
@@ -62,7 +67,7 @@ pub(super) struct Mount {
     /// Region the bucket is in, such as ap-guangzhou
     #[arg(long, value_name = "REGION", help_heading = "Source")]
     pub(super) region: Option<String>,
-    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; repeatable
+    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; of credentials: metadata=URL or sts=URL; repeatable
     #[arg(long, value_name = "URL", help_heading = "Source")]
     pub(super) endpoint: Vec<String>,
     /// Put the bucket into the path instead of the host name (automatic for IP addresses)
@@ -71,6 +76,13 @@ pub(super) struct Mount {
     /// Trust the certificates in this PEM file beside the system's
     #[arg(long, value_name = "FILE", help_heading = "Source")]
     pub(super) ca_file: Option<PathBuf>,
+
+    /// Where credentials come from: env, coscmd[:FILE], coscli[:FILE], passwd[:FILE], file:FILE, role[:NAME], oidc, command:CMD or anonymous
+    #[arg(long, value_name = "KIND[:ARG]", value_parser = Choice::parse, help_heading = "Credentials")]
+    pub(super) credentials: Option<Choice>,
+    /// Section of ~/.cos.conf or ~/.cos.yaml with the credentials, instead of common or cos
+    #[arg(long, value_name = "NAME", help_heading = "Credentials")]
+    pub(super) profile: Option<String>,
 
     /// Refuse all changes (EROFS)
     #[arg(long, help_heading = "Access")]
@@ -161,6 +173,45 @@ pub(super) struct Mount {
     /// Permit core dumps and debuggers, which see the credentials
     #[arg(long, help_heading = "Advanced")]
     pub(super) allow_core: bool,
+}
+
+/// `cosmount credentials`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Credentials {
+    /// Say which credentials are used, when they end and what they may do on a bucket
+    Check(Box<CheckCredentials>),
+}
+
+/// `cosmount credentials check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckCredentials {
+    /// Bucket to try them on: cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX]
+    #[arg(value_parser = Source::parse)]
+    pub(super) source: Option<Source>,
+    /// Region the bucket is in, such as ap-guangzhou
+    #[arg(long, value_name = "REGION")]
+    pub(super) region: Option<String>,
+    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; of credentials: metadata=URL or sts=URL; repeatable
+    #[arg(long, value_name = "URL")]
+    pub(super) endpoint: Vec<String>,
+    /// Put the bucket into the path instead of the host name (automatic for IP addresses)
+    #[arg(long)]
+    pub(super) path_style: bool,
+    /// Trust the certificates in this PEM file beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// Where credentials come from: env, coscmd[:FILE], coscli[:FILE], passwd[:FILE], file:FILE, role[:NAME], oidc, command:CMD or anonymous
+    #[arg(long, value_name = "KIND[:ARG]", value_parser = Choice::parse)]
+    pub(super) credentials: Option<Choice>,
+    /// Section of ~/.cos.conf or ~/.cos.yaml with the credentials, instead of common or cos
+    #[arg(long, value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// Also write and delete a probe object below PREFIX/.cosmount/, which mounts do not show
+    #[arg(long, requires = "source")]
+    pub(super) write: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// `cosmount umount`.
