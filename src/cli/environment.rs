@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nix::unistd::geteuid;
+use nix::{sys::stat::fstat, unistd::geteuid};
 
 use crate::store::cos::Fixed;
 
@@ -18,6 +18,13 @@ pub(super) fn variable(name: &str) -> Option<String> {
 /// Every variable with credentials that is set.
 pub(super) fn credentials() -> Vec<(String, String)> {
     Fixed::variables().filter_map(|name| Some((name.to_owned(), variable(name)?))).collect()
+}
+
+/// Whether standard error goes to systemd's journal (systemd.exec(5), `$JOURNAL_STREAM`), rather than to whom the parent has redirected it.
+pub(super) fn journal_reads_stderr() -> bool {
+    let stream = variable("JOURNAL_STREAM");
+    let Some((device, inode)) = stream.as_deref().and_then(|text| text.split_once(':')) else { return false };
+    fstat(std::io::stderr()).is_ok_and(|stat| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
 }
 
 /// Where staging directories are unless told otherwise.

@@ -52,6 +52,7 @@ pub fn main() -> ExitCode {
     };
     let result = match arguments.command {
         Command::Mount(mount) => commands::mount::run(&mount),
+        Command::Doctor(doctor) => commands::doctor::run(&doctor),
         Command::Umount(umount) => commands::umount::run(&umount),
         #[cfg(feature = "emulator")]
         Command::Demo(demo) => commands::demo::run(&demo),

@@ -4,6 +4,7 @@
 pub(super) mod demo;
 #[cfg(feature = "emulator")]
 mod demo_files;
+pub(super) mod doctor;
 pub(super) mod mount;
 pub(super) mod umount;
 

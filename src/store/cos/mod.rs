@@ -36,7 +36,7 @@ use endpoint::Endpoint;
 use request::{Request, path_of};
 
 pub use credentials::{Credentials, Fixed, NoCredentials, Provider};
-pub use endpoint::Endpoints;
+pub use endpoint::{Endpoints, Place};
 pub(super) use service::CosService;
 pub use sign::{Signed, presigned_query};
 
