@@ -6,7 +6,10 @@ use anyhow::bail;
 
 use crate::data;
 use crate::mount::session::Audience;
-use crate::store::{BucketName, cos::Sources as Credentials};
+use crate::store::{
+    BucketName,
+    cos::{Endpoints, Sources as Credentials},
+};
 use crate::support::ByteSize;
 use crate::vfs;
 
@@ -101,6 +104,9 @@ impl Settings {
             if time < Duration::from_secs(1) {
                 bail!("{option} must be at least one second");
             }
+        }
+        if let Err(why) = Endpoints::parse(self.store.region.as_deref(), &self.store.endpoints, self.store.path_style) {
+            bail!("{why}");
         }
         if self.store.connections == 0 {
             bail!("--connections must be at least 1");

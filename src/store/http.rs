@@ -16,7 +16,12 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use parking_lot::Mutex;
 
-use crate::store::{Body, Error, Kind, Operation, Payload, Result, Segment, checksum::Crc64};
+use crate::store::{
+    Body, Error, Kind, Operation, Payload, Result, Segment, Way,
+    access::Record,
+    checksum::Crc64,
+    way::{Names, chain},
+};
 use crate::support::Ctx;
 
 /// Most bytes of a frame of a request body.
@@ -24,6 +29,9 @@ const FRAME: usize = 256 << 10;
 
 /// Most headers of an answer: 2 KB of user metadata may be a thousand of them. (Their size is bounded by hyper's read buffer, some 400 KiB.)
 const HEADERS: usize = 1200;
+
+/// The header that the store puts into every answer.
+pub(super) const REQUEST_ID: &str = "x-cos-request-id";
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -51,14 +59,20 @@ impl Http {
             .http1_only()
             .http1_max_headers(HEADERS)
             .tcp_nodelay(true)
+            .dns_resolver(Names::resolver())
             .connect_timeout(CONNECT)
             .pool_idle_timeout(IDLE)
             .tls_version_min(reqwest::tls::Version::TLS_1_2);
         if let Some(file) = ca_file {
-            let pem = std::fs::read(file).map_err(|error| format!("cannot read the CA file {}: {error}", file.display()))?;
+            let pem = std::fs::read(file).map_err(|error| {
+                format!(
+                    "cannot read the CA file {}: {error}: --ca-file must name a file of PEM certificates that this user may read",
+                    file.display()
+                )
+            })?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| bad_ca(file, &error))?;
             if certificates.is_empty() {
-                return Err(format!("the CA file {} holds no certificate", file.display()));
+                return Err(format!("the CA file {} holds no certificate: --ca-file must name a file of PEM certificates", file.display()));
             }
             builder = builder.tls_certs_merge(certificates);
         }
@@ -76,13 +90,16 @@ impl Http {
             return Err(watch.error(Kind::Source, message.clone()));
         }
         let response = answer.map_err(|error| {
+            let way = Way::of(&error);
             let kind = if error.is_builder() { Kind::Invalid } else { Kind::Unavailable };
             let sent = !error.is_builder() && !error.is_connect();
-            let failed = watch.error(kind, chain(&error.without_url()));
+            let failed = watch.error(kind, chain(&error.without_url())).because(way);
             if sent { watch.maybe_done(failed) } else { failed }
         })?;
         watch.moved();
-        Ok(Answer { response, watch: watch.clone() })
+        let answer = Answer { response, watch: watch.clone() };
+        watch.record.answered(answer.status(), answer.header(REQUEST_ID));
+        Ok(answer)
     }
 }
 
@@ -112,13 +129,17 @@ pub(super) struct Watch {
     cx: Ctx,
     /// The attempt's own, shorter patience.
     attempt: Ctx,
+    /// What the access log will say of it.
+    record: Record,
 }
 
 impl Watch {
     pub(super) fn new(cx: &Ctx, operation: Operation, target: &str) -> Self {
         let slice = if operation.takes_long() { cx.patience() / 2 } else { (cx.patience() / 3).min(SLICE) };
         let attempt = Ctx::new(Arc::clone(cx.clock()), slice, cx.pid, cx.uid);
-        Self { operation, target: target.into(), cx: cx.clone(), attempt }
+        let target: Arc<str> = target.into();
+        let record = Record::new(cx, operation, &target);
+        Self { operation, target, cx: cx.clone(), attempt, record }
     }
 
     /// What is attempted.
@@ -128,7 +149,14 @@ impl Watch {
 
     /// An error of this attempt.
     pub(super) fn error(&self, kind: Kind, message: impl Into<String>) -> Error {
+        let message = message.into();
+        self.record.failed(&message);
         Error::new(kind, self.operation.name(), message).at(&*self.target)
+    }
+
+    /// For the access log.
+    pub(super) fn record(&self) -> &Record {
+        &self.record
     }
 
     /// The same error, named after what this attempt is about.
@@ -144,7 +172,8 @@ impl Watch {
     /// Waits for one step of the attempt.
     pub(super) async fn wait<T>(&self, step: impl Future<Output = T>) -> Result<T> {
         let waited = self.attempt.bounded(step).await;
-        waited.map_err(|late| self.maybe_done(self.error(Kind::Unavailable, format!("the connection stalled: {late}"))))
+        let stalled = |late| self.error(Kind::Unavailable, format!("the connection stalled: {late}")).because(Some(Way::Silent));
+        waited.map_err(|late| self.maybe_done(stalled(late)))
     }
 
     /// Something moved on the connection.
@@ -226,7 +255,14 @@ impl Answer {
             Ok(Some(bytes)) if !bytes.is_empty() && self.response.status().is_success() => self.watch.progressed(),
             _ => self.watch.moved(),
         }
-        chunk.map_err(|error| self.watch.maybe_done(self.watch.error(Kind::Unavailable, chain(&error.without_url()))))
+        if let Ok(Some(bytes)) = &chunk {
+            self.watch.record.received(bytes.len());
+        }
+        let cut = |error: reqwest::Error| {
+            let way = Way::of(&error).or(Some(Way::Cut));
+            self.watch.error(Kind::Unavailable, chain(&error.without_url())).because(way)
+        };
+        chunk.map_err(|error| self.watch.maybe_done(cut(error)))
     }
 }
 
@@ -290,6 +326,7 @@ impl Frames {
             break bytes;
         };
         self.sent += bytes.len() as u64;
+        self.watch.record.sent(bytes.len());
         if let Some(crc) = &mut self.crc {
             let crc = crc.get_mut();
             crc.update(&bytes);
@@ -312,19 +349,5 @@ fn zeros() -> Bytes {
 }
 
 fn bad_ca(file: &Path, error: &reqwest::Error) -> String {
-    format!("the CA file {} is not PEM: {}", file.display(), chain(error))
-}
-
-/// An error with all its causes: reqwest's own text names none of them.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
+    format!("the CA file {} is not PEM: {}: --ca-file must name a file of PEM certificates", file.display(), chain(error))
 }

@@ -11,14 +11,18 @@
 //! - S4: no secret in any `Debug`, log or error.
 //! - S5: an unknown outcome can be settled: what we made carries our token, what we delete or replace is named by version.
 
+mod access;
 mod capabilities;
+mod certificate;
 mod checksum;
 pub mod cos;
 mod error;
 mod http;
 pub mod memory;
 mod operation;
+pub mod probe;
 mod types;
+mod way;
 mod wrap;
 mod xml;
 
@@ -28,6 +32,7 @@ use async_trait::async_trait;
 
 use crate::support::{Clock, Ctx, Metrics};
 
+pub use access::ACCESS;
 pub use capabilities::{Capabilities, Versioning};
 pub use error::{Error, Kind, Outcome};
 pub use operation::Operation;
@@ -36,6 +41,7 @@ pub use types::{
     Part, PartNumber, Payload, Replaces, Segment, Source, Sse, Stored, Tags, Upload, UploadId, VersionId,
 };
 
+pub use way::Way;
 pub use wrap::fault::{Fault, Faults};
 
 /// What a store call returns.

@@ -55,7 +55,7 @@ use keymap::KeyMap;
 use meta::Attributes;
 use tree::{Facts, Local, Nameless, Place, Tree};
 
-pub use error::Error;
+pub use error::{Error, Refusal, Why};
 pub use recover::recover;
 
 /// What a file-system operation returns.
@@ -463,6 +463,12 @@ impl Vfs {
         self.left()
     }
 
+    /// The key that an inode stands for, as a person would look for it; for the log.
+    pub fn key_of(&self, ino: Ino) -> Option<String> {
+        let key = self.names.lock().key(&self.keys, ino).ok()?;
+        Some(format!("cos://{}/{key}", self.bucket.name()))
+    }
+
     /// What is not in COS at this moment.
     pub fn left(&self) -> Left {
         let files = self.names.lock().uncommitted().len();
@@ -484,7 +490,7 @@ impl Vfs {
             // Nobody listens any more if the caller was dropped; the work is done all the same.
             drop(tell.send(work.await));
         });
-        told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".to_owned())))
+        told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".into())))
     }
 
     /// A mark for a new object, by which an unknown outcome is settled.

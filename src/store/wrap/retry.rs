@@ -25,7 +25,8 @@ use tokio::time::Instant;
 
 use crate::store::{
     Acl, Body, Bucket, BucketInfo, BucketName, Capabilities, CommitToken, Error, Head, Key, Kind, ListRequest, Meta, ObjectVersion,
-    OpenUpload, Operation, Outcome, Page, Part, PartNumber, Payload, Replaces, Result, Service, Stored, Tags, Upload, checksum::combine,
+    OpenUpload, Operation, Outcome, Page, Part, PartNumber, Payload, Replaces, Result, Service, Stored, Tags, Upload, access,
+    checksum::combine,
 };
 use crate::support::Ctx;
 
@@ -82,7 +83,7 @@ impl<'a> Course<'a> {
     /// One attempt, cut at the deadline.
     async fn attempt<T>(&mut self, call: impl Future<Output = Result<T>>) -> Result<T> {
         self.tries += 1;
-        match self.cx.bounded(call).await {
+        match self.cx.bounded(access::attempt(self.tries, call)).await {
             Ok(Ok(done)) => {
                 self.cx.progressed();
                 Ok(done)
