@@ -118,6 +118,7 @@ fn service(access: &Access, metrics: &Metrics, clock: &Arc<dyn Clock>) -> anyhow
         credentials: Arc::new(Fixed::from_environment(value)?),
         ca_file: access.ca_file.clone(),
         connections: access.connections,
+        hedging: access.hedging,
     };
     store::open_cos(config, metrics, Arc::clone(clock)).map_err(anyhow::Error::msg)
 }

@@ -207,7 +207,6 @@ impl Vfs {
             tried.extend(heaviest.iter().copied());
             let commits = stream::iter(heaviest).map(|ino| self.commit(cx, ino)).buffer_unordered(COMMITTED_AT_ONCE);
             let results: Vec<Result<()>> = commits.collect().await;
-            cx.progressed();
             if results.iter().all(Result::is_err) {
                 if let Some(Err(error)) = results.first() {
                     tracing::warn!(%error, "no room for more changes, and those that are here could not be committed");

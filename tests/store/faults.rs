@@ -192,7 +192,8 @@ async fn an_answer_that_is_always_cut_behind_its_head_ends_at_the_deadline() {
     stage.always(Op::GetObject, Action::ResetInResponse { after: 0 });
     let start = stage.cx.clock().now();
     let cx = stage.cx.detached(cosmount::support::Urgency::Demand);
-    let error = stage.bucket.get(&cx, &version, 0..version.size).await.unwrap().collect().await.unwrap_err();
+    let read = async { stage.bucket.get(&cx, &version, 0..version.size).await?.collect().await };
+    let error = read.await.unwrap_err();
     assert!(matches!(error.kind(), Kind::Unavailable | Kind::Corrupt), "{error}");
     assert!(stage.cx.clock().now() - start < Duration::from_secs(6));
 }

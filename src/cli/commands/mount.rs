@@ -122,6 +122,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             path_style: mount.path_style,
             ca_file: mount.ca_file.as_deref().map(std::path::absolute).transpose()?,
             connections: mount.connections,
+            hedging: true,
             credentials,
         },
         audience: match (mount.allow_other, mount.allow_root) {
