@@ -8,12 +8,14 @@
 mod args;
 mod commands;
 mod environment;
+mod helpers;
 
-use std::process::ExitCode;
+use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 
 use args::{Arguments, Command};
+use helpers::Wanted;
 
 /// Wrong usage.
 const USAGE: u8 = 1;
@@ -42,7 +44,17 @@ impl Failure {
 
 /// Runs the command that was typed.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let mut words = env::args_os();
+    let program = words.next().unwrap_or_default();
+    let words = match helpers::words(&program, words.collect()) {
+        Ok(Wanted::Run(words)) => words,
+        Ok(Wanted::Nothing) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cosmount: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let arguments = match Arguments::try_parse_from([OsString::from("cosmount")].iter().chain(&words)) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are errors to clap, which knows where each goes. A closed pipe behind us is nobody's concern.
@@ -51,7 +63,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match arguments.command {
-        Command::Mount(mount) => commands::mount::run(&mount),
+        Command::Mount(mount) => commands::mount::run(&mount, &words),
         Command::Umount(umount) => commands::umount::run(&umount),
         #[cfg(feature = "emulator")]
         Command::Demo(demo) => commands::demo::run(&demo),

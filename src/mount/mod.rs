@@ -8,6 +8,7 @@ pub mod daemon;
 #[cfg(test)]
 mod kernel_tests;
 mod leftovers;
+mod service_manager;
 mod session;
 mod settings;
 mod shutdown;

@@ -45,7 +45,7 @@ pub enum Audience {
 /// What is mounted where and how.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
-    /// What `mount` shows as the source. Must not hold a comma: `fusermount3` takes it in a list of options.
+    /// What `mount` shows as the source.
     pub(super) source: String,
     /// An absolute path.
     pub(super) mount_point: PathBuf,
@@ -133,7 +133,7 @@ impl Request {
         let (socket, theirs) = UnixStream::pair()?;
         let (rights, subtype) = (if self.read_only { ",ro" } else { "" }, TYPE.trim_start_matches("fuse."));
         let others = if self.audience == Audience::Owner { "" } else { ",allow_other" };
-        let options = format!("fsname={},subtype={subtype},default_permissions,nodev,nosuid{rights}{others}", self.source);
+        let options = format!("fsname={},subtype={subtype},default_permissions,nodev,nosuid{rights}{others}", in_a_list(&self.source));
         let helper = Command::new(HELPER)
             .args(["-o", &options, "--"])
             .arg(&self.mount_point)
@@ -163,6 +163,11 @@ impl Request {
 }
 
 const HELPER: &str = "fusermount3";
+
+/// As `fusermount3` reads a value in its list of options: a comma or a backslash in it stands behind a backslash.
+fn in_a_list(value: &str) -> String {
+    value.replace('\\', "\\\\").replace(',', "\\,")
+}
 
 fn no_helper(error: io::Error) -> anyhow::Error {
     match error.kind() {
@@ -299,6 +304,11 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_in_a_list_ends_where_it_should() {
+        assert_eq!(in_a_list(r"cos://b-125/a,allow_other/b\"), r"cos://b-125/a\,allow_other/b\\");
+    }
 
     #[test]
     fn mountinfo_lines_are_read() {

@@ -1,6 +1,6 @@
 //! What a mount is started with: the sum of the rooms' settings, checked before anything starts.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fmt, path::PathBuf, time::Duration};
 
 use anyhow::bail;
 
@@ -40,6 +40,8 @@ pub struct Settings {
     pub vfs: vfs::Config,
     /// Where running mounts register, a directory of this user's.
     pub runtime_directory: PathBuf,
+    /// The socket of the service manager that started this process, if one did (sd_notify(3)).
+    pub notify_socket: Option<OsString>,
 }
 
 /// A bucket, or what lies under a prefix of it.
@@ -49,6 +51,8 @@ pub struct Source {
     pub bucket: BucketName,
     /// Empty, or ending in `/`.
     pub prefix: String,
+    /// As it was written: what `mount` shows, so that `mount -a` finds a line of fstab mounted already.
+    pub typed: String,
 }
 
 /// How a bucket is reached.
@@ -153,7 +157,8 @@ impl Source {
         if prefix.split('/').any(|part| matches!(part, "" | "." | "..")) && !prefix.is_empty() {
             return Err(format!("the prefix {prefix:?} has an empty part, . or .. in it"));
         }
-        Ok(Self { bucket, prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") } })
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        Ok(Self { bucket, prefix, typed: text.to_owned() })
     }
 }
 

@@ -3,7 +3,7 @@
 //! Secrets leave the environment before anything else starts: the process that was typed only checks the words and starts the program again
 //! without them, in the background or in its own place.
 
-use std::{env, path::Path, time::Duration};
+use std::{ffi::OsString, path::Path, time::Duration};
 
 use anyhow::{Context, anyhow};
 use nix::unistd::{getgid, getuid};
@@ -20,7 +20,8 @@ use crate::support::ByteSize;
 const BACKGROUND: &str = "background";
 const FOREGROUND: &str = "foreground";
 
-pub(in crate::cli) fn run(mount: &Mount) -> Result<(), Failure> {
+/// `words` are what this process was started with: the one that stays is given the same.
+pub(in crate::cli) fn run(mount: &Mount, words: &[OsString]) -> Result<(), Failure> {
     let failed = |error: anyhow::Error| Failure::new(FAILED, error.context(format!("cannot mount {}", mount.source)));
     let child = environment::variable(environment::CHILD);
     let credentials = match child {
@@ -36,24 +37,24 @@ pub(in crate::cli) fn run(mount: &Mount) -> Result<(), Failure> {
             // Known before anything is started, so it need not come back through a pipe.
             check_mount_point(&settings.mount_point).map_err(failed)?;
             if !mount.foreground {
-                launch(mount, credentials)
+                launch(mount, words, credentials)
             } else if credentials.is_empty() {
                 in_front(mount, settings)
             } else {
-                let error = daemon::replace(&restart(FOREGROUND, credentials));
+                let error = daemon::replace(&restart(words, FOREGROUND, credentials));
                 Err(failed(anyhow!(error).context("cannot start this program again without the credentials in its environment")))
             }
         }
     }
 }
 
-fn restart(as_what: &'static str, secrets: Vec<(String, String)>) -> Restart {
+fn restart(words: &[OsString], as_what: &'static str, secrets: Vec<(String, String)>) -> Restart {
     let remove = secrets.iter().map(|(name, _)| name.clone()).collect();
-    Restart { arguments: env::args_os().skip(1).collect(), secrets, remove, mark: (environment::CHILD, as_what) }
+    Restart { arguments: words.to_vec(), secrets, remove, mark: (environment::CHILD, as_what) }
 }
 
-fn launch(mount: &Mount, credentials: Vec<(String, String)>) -> Result<(), Failure> {
-    let launched = daemon::launch(&restart(BACKGROUND, credentials)).map_err(|error| Failure::new(FAILED, error))?;
+fn launch(mount: &Mount, words: &[OsString], credentials: Vec<(String, String)>) -> Result<(), Failure> {
+    let launched = daemon::launch(&restart(words, BACKGROUND, credentials)).map_err(|error| Failure::new(FAILED, error))?;
     match launched {
         Launched::Ready(pid) => {
             let at = mount.mountpoint.display();
@@ -173,6 +174,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             defect: None,
         },
         runtime_directory: environment::runtime_directory(),
+        notify_socket: environment::variable("NOTIFY_SOCKET").map(Into::into),
     };
     if let Some(defect) = environment::defect() {
         settings.build_in(&defect)?;
