@@ -10,5 +10,6 @@ mod errors;
 mod foreign;
 mod kernel;
 mod limits;
+mod outage;
 mod posix;
 mod programs;
