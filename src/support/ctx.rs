@@ -131,6 +131,17 @@ impl Ctx {
         }
     }
 
+    /// This call waits for `other`: what moved there last has moved here. Says whether that was later than what had moved here.
+    pub fn follow(&self, other: &Self) -> bool {
+        let moved = other.progress.start + Duration::from_millis(other.progress.last.load(Ordering::Relaxed));
+        let moved = u64::try_from(moved.saturating_duration_since(self.progress.start).as_millis()).unwrap_or(u64::MAX);
+        let later = moved > self.progress.last.load(Ordering::Relaxed);
+        if later {
+            self.progress.mark(moved);
+        }
+        later
+    }
+
     /// So much time went by on the caller's own side, which waited for nothing: the deadline is that much later.
     pub fn excuse(&self, time: Duration) {
         let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -242,5 +253,18 @@ mod tests {
         assert_eq!(cx.remaining(), Duration::from_secs(7));
         cx.excuse(Duration::from_secs(500));
         assert_eq!(cx.remaining(), Duration::from_secs(10), "never more than all of it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_another_call_waits_from_when_that_last_moved() {
+        let first = cx(10);
+        first.clock().sleep(Duration::from_secs(8)).await;
+        let second = cx(10);
+        first.clock().sleep(Duration::from_secs(1)).await;
+        first.progressed();
+        first.clock().sleep(Duration::from_secs(7)).await;
+        assert!(second.follow(&first));
+        assert_eq!(second.remaining(), Duration::from_secs(3));
+        assert!(!second.follow(&first), "nothing has moved since");
     }
 }

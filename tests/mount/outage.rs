@@ -5,6 +5,7 @@
 //! them what `scripts/soak outage` runs, with the default one.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{Error, Read, Write},
     os::unix::fs::FileExt,
@@ -28,7 +29,7 @@ use nix::{
 use crate::common::{BUCKET, Mounted, wait};
 
 /// How much longer than `--io-timeout` a call may be: this program's own margin of two seconds, and a busy machine.
-const MARGIN: Duration = Duration::from_secs(4);
+const MARGIN: Duration = Duration::from_millis(2500);
 /// How soon after the return everything must work.
 const HEALED: Duration = Duration::from_secs(5);
 /// How long something that asks nobody may take on a busy machine.
@@ -59,7 +60,7 @@ impl Scale {
             Some(seconds) => {
                 Self { timeout: Duration::from_secs(90), before: Duration::from_secs(10), outage: Duration::from_secs(seconds) }
             }
-            None => Self { timeout: Duration::from_secs(2), before: Duration::from_secs(1), outage: Duration::from_secs(5) },
+            None => Self { timeout: Duration::from_secs(3), before: Duration::from_secs(1), outage: Duration::from_secs(7) },
         }
     }
 
@@ -246,15 +247,22 @@ fn mount(scale: &Scale, more: &[&str]) -> Mounted {
     mount
 }
 
-/// No thread of ours or of the mount is left where no signal reaches it.
+/// No thread of ours or of the mount is left where no signal reaches it. (For a moment anybody may be there.)
 fn nobody_is_stuck(mount: &Mounted) {
-    let stuck = || {
-        let of = |pid: u32| fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-        let state = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'));
-        of(mount.pid()).chain(of(std::process::id())).any(|task| fs::read_to_string(task.path().join("stat")).is_ok_and(state))
+    let uninterruptible = || -> BTreeSet<PathBuf> {
+        let of = |pid: u32| fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().map(|task| task.path());
+        let state = |task: &PathBuf| {
+            let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'))
+        };
+        of(mount.pid()).chain(of(std::process::id())).filter(state).collect()
     };
-    // In passing anybody may be in state D.
-    assert!(wait(Duration::from_secs(2), || !stuck()), "a thread is uninterruptible");
+    let mut stuck = uninterruptible();
+    let nobody = wait(Duration::from_secs(3), || {
+        stuck = &stuck & &uninterruptible();
+        stuck.is_empty()
+    });
+    assert!(nobody, "uninterruptible: {stuck:?}");
 }
 
 fn survives(outage: Outage) {
@@ -287,9 +295,9 @@ fn survives(outage: Outage) {
     outage.end(&mount);
     let returned = Instant::now();
     *load.returned.lock().unwrap() = Some(returned);
-    std::thread::sleep(HEALED + Duration::from_secs(1));
-    nobody_is_stuck(&mount);
+    std::thread::sleep(HEALED);
     load.stop.store(true, Ordering::SeqCst);
+    nobody_is_stuck(&mount);
 
     let mut slowest = Duration::ZERO;
     for Running { name, thread } in workers {

@@ -371,11 +371,11 @@ impl Content {
             }
             let late = cx.bounded(settled).await.err();
             let answered = self.answers().len();
-            // What was under way when the wait began would have given up by now, had nothing moved.
-            let moves = late.is_some() && self.state.lock().stream.under_way.values().any(|part| !part.remaining().is_zero());
-            if answered > seen || moves {
+            if answered > seen {
                 cx.progressed();
-            } else if let Some(late) = late {
+            }
+            let moves = self.state.lock().stream.under_way.values().any(|part| cx.follow(part));
+            if let Some(late) = late.filter(|_| !moves && cx.remaining().is_zero()) {
                 return Err(late.into());
             }
             seen = answered;
