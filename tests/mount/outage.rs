@@ -170,7 +170,7 @@ impl Worker<'_> {
 }
 
 const CACHED: u64 = 4 << 20;
-const LARGE: u64 = 8 << 30;
+const LARGE: u64 = 1 << 30;
 
 /// Reads of what is cached, by a descriptor whose pages the kernel is told to forget, so that each read asks this program.
 fn cached_reader(file: Arc<File>) -> impl FnMut(&Load, &mut Worker<'_>) -> Result<(), Error> {
@@ -343,7 +343,7 @@ fn can_be_stopped(outage: Outage) {
     let waiting = {
         let root = mount.path();
         [
-            std::thread::spawn(move || large.read_exact_at(&mut [0; 4096], 5 << 30).is_err()),
+            std::thread::spawn(move || large.read_exact_at(&mut [0; 4096], LARGE / 2).is_err()),
             std::thread::spawn(move || File::open(root.join("out/first")).and_then(|mut file| file.read(&mut [0; 1])).is_err()),
         ]
     };
