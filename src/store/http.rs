@@ -29,15 +29,17 @@ const HEADERS: usize = 1200;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long an attempt may stand still at most; half as long, and half of that, before others of the same call have stood still. (These and those
-/// below hold as long as they are no more than a third of the caller's patience.)
+/// How long an attempt may stand still at most. (This and those below hold as long as they are no more than a third of the caller's patience.)
 const SLICE: Duration = Duration::from_secs(10);
 /// How long the first attempt of a call may stand still before its answer.
 const FIRST_SLICE: Duration = Duration::from_secs(3);
 /// The same where the store may have to look at many keys.
 const FIRST_LIST: Duration = Duration::from_secs(5);
-/// The same where the store itself works long on it; the last attempt may take half of the caller's patience.
+/// The same where the store itself works long on it; later attempts may take half of the caller's patience.
 const FIRST_LONG: Duration = Duration::from_secs(15);
+/// How long the next attempts may take, in halves of the first: one in four long enough for a store that is slow everywhere and would else never be heard,
+/// the others short enough for one that is suddenly back.
+const HALVES: [u32; 4] = [2, 3, 3, 6];
 
 /// How long the body of an answer may stand still: what it has brought is kept, so another connection costs a round trip.
 const BODY_SLICE: Duration = Duration::from_secs(3);
@@ -121,8 +123,8 @@ impl Watch {
             Operation::List => (FIRST_LIST, SLICE.min(cx.patience() / 3)),
             _ => (FIRST_SLICE, SLICE.min(cx.patience() / 3)),
         };
-        // A store that is slow everywhere is given more time with each attempt, or it would never be heard.
-        let slice = first.saturating_mul(1 << cx.setbacks().min(8)).min(most);
+        let halves = HALVES[cx.setbacks() as usize % HALVES.len()];
+        let slice = (first / 2 * halves).min(most);
         Self { operation, target: target.into(), cx: cx.clone(), attempt: Self::patience(cx, slice) }
     }
 
