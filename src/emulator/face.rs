@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::acl::Acl;
@@ -26,7 +26,7 @@ use super::error::{Failure, Outcome};
 use super::fault::{Faults, Rule};
 use super::log::{Counters, LogEntry};
 use super::meta::{Meta, header_map, to_latin1};
-use super::server::{Core, LinkSpeed, accept};
+use super::server::{Core, LinkSpeed, accept_while};
 use super::state::{BucketConfig, Object, Store};
 
 /// A running emulator. Dropping it stops it and resets its connections.
@@ -35,6 +35,7 @@ pub struct Server {
     core: Arc<Core>,
     addr: SocketAddr,
     secure: bool,
+    reachable: watch::Sender<bool>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -94,7 +95,8 @@ impl Server {
         let addr = listener.local_addr()?;
         let core = Arc::new(Core::new(config, store, faults));
         let (stop, stopped) = oneshot::channel();
-        let mut server = Self { core, addr, secure: tls.is_some(), stop: Some(stop), thread: None };
+        let (reachable, is_reachable) = watch::channel(true);
+        let mut server = Self { core, addr, secure: tls.is_some(), reachable, stop: Some(stop), thread: None };
         for (name, region) in &server.core.config.buckets {
             if !server.core.store.all(|buckets| buckets.contains_key(name)) {
                 server.create_bucket(name, region)?;
@@ -108,7 +110,7 @@ impl Server {
             runtime.block_on(async move {
                 let Ok(listener) = TcpListener::from_std(listener) else { return };
                 tokio::select! {
-                    () = accept(core, listener, tls) => {}
+                    () = accept_while(is_reachable, core, listener, tls) => {}
                     _ = stopped => {}
                 }
             });
@@ -158,6 +160,11 @@ impl Server {
     /// Replaces whose signatures are accepted.
     pub fn set_accounts(&self, accounts: Vec<Account>) {
         *self.core.accounts.write() = accounts;
+    }
+
+    /// Whether the server can be reached: if not, its connections end and new ones are refused, as while it is started anew. It forgets nothing.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.reachable.send_replace(reachable);
     }
 
     /// How long every answer takes from now on.

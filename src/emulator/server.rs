@@ -17,7 +17,9 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answer, Body, Length};
@@ -395,11 +397,42 @@ impl Drop for Writing<'_> {
 
 /// Accepts connections for ever.
 pub(super) async fn accept(core: Arc<Core>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    // Dropped with this future, which ends all of them.
+    let mut connections = JoinSet::new();
     loop {
+        while connections.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(Arc::clone(&core).connection(stream, tls.clone()))),
+            Ok((stream, _)) => drop(connections.spawn(Arc::clone(&core).connection(stream, tls.clone()))),
             // Out of descriptors: some connection will end.
             Err(_) => clock::sleep(Duration::from_millis(10)).await,
         }
+    }
+}
+
+/// Accepts connections while the server is to be reachable. When it is not, its connections end and new ones are refused.
+pub(super) async fn accept_while(
+    mut reachable: watch::Receiver<bool>,
+    core: Arc<Core>,
+    mut listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+) {
+    loop {
+        let Ok(addr) = listener.local_addr() else { return };
+        tokio::select! {
+            () = accept(Arc::clone(&core), listener, tls.clone()) => {}
+            _ = reachable.wait_for(|reachable| !reachable) => {}
+        }
+        // Bound and not listening: refused, and nobody else takes the port meanwhile.
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let bound = socket.and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(addr)?;
+            Ok(socket)
+        });
+        if reachable.wait_for(|reachable| *reachable).await.is_err() {
+            return;
+        }
+        let Ok(again) = bound.and_then(|socket| socket.listen(1024)) else { return };
+        listener = again;
     }
 }

@@ -73,6 +73,8 @@ pub struct Access {
     pub ca_file: Option<PathBuf>,
     /// Most requests in flight.
     pub connections: usize,
+    /// Whether reads that are late are asked for twice; off only to see what it is good for.
+    pub hedging: bool,
     /// Where credentials may come from.
     pub credentials: Credentials,
 }
@@ -133,6 +135,7 @@ impl Settings {
             "stale-dentry-after-rename" => self.vfs.defect = Some(vfs::Defect::StaleDentryAfterRename),
             "wrong-size-after-rename-over" => self.vfs.defect = Some(vfs::Defect::WrongSizeAfterRenameOver),
             "entry-created-during-listing-lost" => self.vfs.defect = Some(vfs::Defect::EntryCreatedDuringListingLost),
+            "no-hedging" => self.store.hedging = false,
             other => bail!("there is no defect {other:?} to build in"),
         }
         Ok(())
