@@ -57,7 +57,7 @@ fn buckets_have_names_and_a_limit() {
     assert_eq!(request(server.addr(), "HEAD", "/none-125/", &[], None).status, 404);
     let location = request(server.addr(), "GET", "/one-125/?location", &[], None);
     assert_eq!(location.element("LocationConstraint").unwrap(), "cos.ap-guangzhou");
-    assert_eq!(request(server.addr(), "PUT", "/one-125/?versioning", &[], Some(b"")).code(), (501, "NotImplemented".into()));
+    assert_eq!(request(server.addr(), "PUT", "/one-125/?cors", &[], Some(b"")).code(), (501, "NotImplemented".into()));
 }
 
 #[test]
