@@ -7,6 +7,8 @@
 //! Source: COS API, POST Object restore (document 436/12633), HEAD Object (436/7745), read 2026-11. That a restore of a readable object
 //! answers 200 and only moves its end is inferred.
 
+use std::ops::Bound;
+
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +20,8 @@ use super::error::{Failure, Outcome};
 use super::meta::insert_text;
 use super::objects::http_date;
 use super::server::Core;
-use super::state::Object;
+use super::state::{Object, Store};
+use super::versions::Version;
 use super::xml::{self, Element};
 
 /// A restore that was asked for.
@@ -119,6 +122,29 @@ impl Core {
             Ok(Object { restore: Some(restore), ..object.clone() })
         })?;
         Ok(Answer::new(status).version(found.version.as_deref()))
+    }
+}
+
+impl Store {
+    /// Ends every restore that is under way, as if its time had passed.
+    pub(super) fn finish_restores(&self, bucket: &str) -> Outcome<()> {
+        let now = clock::unix_millis();
+        let ongoing = self.bucket(bucket, |bucket| {
+            let keys = std::iter::successors(bucket.next_key(Bound::Unbounded), |key| bucket.next_key(Bound::Excluded(key)));
+            let one = |version: Version| match version {
+                Version::Object(object) if matches!(object.stage(now), Stage::Ongoing(_)) => Some(object.stamp.named()),
+                _ => None,
+            };
+            Ok(keys.flat_map(|key| bucket.stack(key).filter_map(one).map(|id| (key.to_vec(), id))).collect::<Vec<_>>())
+        })?;
+        for (key, id) in ongoing {
+            self.update(bucket, &key, Some(id), |object| {
+                let early = |restore: &Restore| restore.ready.saturating_sub(now);
+                let done = |restore: &Restore| Restore { ready: now, expires: restore.expires - early(restore), ..restore.clone() };
+                Ok(Object { restore: object.restore.as_ref().map(done), ..object.clone() })
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -265,6 +265,11 @@ impl Server {
         self.core.store.configure(bucket, |config| config.versioning = versioning).is_ok()
     }
 
+    /// Ends every restore of an archived object that is under way, as if its time had passed; false if the bucket is missing.
+    pub fn finish_restores(&self, bucket: &str) -> bool {
+        self.core.store.finish_restores(bucket).is_ok()
+    }
+
     /// The versions and delete markers of a key, newest first.
     pub fn versions(&self, bucket: &str, key: impl AsRef<[u8]>) -> Vec<StoredVersion> {
         let one = |version: Version| StoredVersion {

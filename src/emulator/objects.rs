@@ -169,7 +169,8 @@ impl Core {
         let document = call.guarded_document().await?;
         let tree = xml::parse(&document, "Delete")?;
         let quiet = tree.text_of("Quiet").is_some_and(|quiet| quiet.trim().eq_ignore_ascii_case("true"));
-        let named = |object: &'_ Element| Some((object.text_of("Key")?.to_owned(), object.text_of("VersionId").unwrap_or_default().to_owned()));
+        let named =
+            |object: &'_ Element| Some((object.text_of("Key")?.to_owned(), object.text_of("VersionId").unwrap_or_default().to_owned()));
         let keys: Vec<(String, String)> = tree.all("Object").filter_map(named).collect();
         if keys.is_empty() || keys.len() > self.config.limits.max_delete {
             return Err(Failure::malformed_xml(format!("One to {} objects may be named.", self.config.limits.max_delete)));

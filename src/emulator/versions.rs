@@ -53,6 +53,11 @@ impl Stamp {
     pub(super) fn id(self) -> String {
         if self.null { "null".to_owned() } else { STANDARD_NO_PAD.encode(self.made.wrapping_neg().to_string()) }
     }
+
+    /// The id that names it.
+    pub(super) fn named(self) -> VersionId {
+        if self.null { VersionId::Null } else { VersionId::Made(self.made) }
+    }
 }
 
 /// A version id as a request names it.
@@ -76,11 +81,7 @@ impl VersionId {
     }
 
     pub(super) fn names(self, stamp: Stamp) -> bool {
-        match self {
-            Self::Null => stamp.null,
-            Self::Made(made) => !stamp.null && stamp.made == made,
-            Self::Nonsense => false,
-        }
+        self == stamp.named()
     }
 }
 
@@ -191,7 +192,8 @@ impl Bucket {
             Version::Object(object) => self.objects.insert(key.into(), Arc::clone(object)),
             Version::Marker(_) => self.objects.remove(key),
         };
-        let (replaced, kept) = if stamp.null && shown.as_ref().is_some_and(|shown| shown.stamp.null) { (shown, None) } else { (None, shown) };
+        let (replaced, kept) =
+            if stamp.null && shown.as_ref().is_some_and(|shown| shown.stamp.null) { (shown, None) } else { (None, shown) };
         let mut gone = replaced.map(Version::Object);
         let marker = matches!(version, Version::Marker(_)).then_some(version);
         if kept.is_some() || marker.is_some() || self.older.contains_key(key) {
@@ -222,9 +224,7 @@ impl Bucket {
     fn show_top(&mut self, key: &[u8]) {
         let shows = self.objects.contains_key(key);
         let Some(older) = self.older.get_mut(key) else { return };
-        if !shows
-            && let Some(Version::Object(object)) = older.pop_if(|top| matches!(top, Version::Object(_)))
-        {
+        if !shows && let Some(Version::Object(object)) = older.pop_if(|top| matches!(top, Version::Object(_))) {
             self.objects.insert(key.into(), object);
         }
         if older.is_empty() {
@@ -271,7 +271,10 @@ mod tests {
     /// What happens to one key.
     #[derive(Clone, Copy, Debug)]
     enum Step {
-        Put { null: bool, marker: bool },
+        Put {
+            null: bool,
+            marker: bool,
+        },
         /// The version so far from the top.
         Take(usize),
     }

@@ -189,7 +189,8 @@ fn multi_delete_names_versions() {
     let text = delete(&format!("<Object><Key>a</Key><VersionId>{one}</VersionId></Object><Object><Key>b</Key></Object>"));
     let marker = emulator.0.versions(BUCKET, "b")[0].id.clone();
     assert!(text.contains(&format!("<Deleted><Key>a</Key><VersionId>{one}</VersionId></Deleted>")), "{text}");
-    let made = format!("<Deleted><Key>b</Key><DeleteMarker>true</DeleteMarker><DeleteMarkerVersionId>{marker}</DeleteMarkerVersionId></Deleted>");
+    let made =
+        format!("<Deleted><Key>b</Key><DeleteMarker>true</DeleteMarker><DeleteMarkerVersionId>{marker}</DeleteMarkerVersionId></Deleted>");
     assert!(text.contains(&made), "{text}");
     assert_eq!(stack(&emulator, "a"), [two]);
     let text = delete(&format!("<Object><Key>b</Key><VersionId>{marker}</VersionId></Object>"));
@@ -227,7 +228,8 @@ fn page(emulator: &Emulator, query: &str) -> (Vec<Line>, Vec<String>, Option<(St
         rest = &rest[at + 1..];
     }
     let own = text.split("<CommonPrefixes>").skip(1).map(|part| field(part, "Prefix")).collect();
-    let next = (answer.element("IsTruncated").unwrap() == "true").then(|| (field(&text, "NextKeyMarker"), field(&text, "NextVersionIdMarker")));
+    let next =
+        (answer.element("IsTruncated").unwrap() == "true").then(|| (field(&text, "NextKeyMarker"), field(&text, "NextVersionIdMarker")));
     assert!(next.is_some() || text.contains("<NextKeyMarker/><NextVersionIdMarker/>"), "{text}");
     (lines, own, next)
 }
