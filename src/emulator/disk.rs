@@ -44,7 +44,7 @@ struct Keyed<T> {
     record: T,
 }
 
-/// A version as its record holds it; a marker has no ETag, which tells the two apart.
+/// A version as its record holds it; an object has an ETag and more, which tells the two apart.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Record {

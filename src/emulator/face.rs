@@ -260,9 +260,9 @@ impl Server {
         self.core.store.delete(bucket, key.as_ref(), None).is_ok_and(|deleted| deleted.existed)
     }
 
-    /// Sets a bucket's versioning; false if the bucket is missing.
+    /// Enables or suspends a bucket's versioning; false if the bucket is missing, or if that would be its end.
     pub fn set_versioning(&self, bucket: &str, versioning: Versioning) -> bool {
-        self.core.store.configure(bucket, |config| config.versioning = versioning).is_ok()
+        versioning != Versioning::Never && self.core.store.configure(bucket, |config| config.versioning = versioning).is_ok()
     }
 
     /// Ends every restore of an archived object that is under way, as if its time had passed; false if the bucket is missing.

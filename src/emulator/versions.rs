@@ -85,8 +85,9 @@ impl VersionId {
     }
 }
 
-/// What a DELETE leaves on top of a key.
+/// What a DELETE leaves on top of a key. Its record has nothing else, so a broken object's is not taken for one.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Marker {
     pub(super) stamp: Stamp,
     /// Seconds since 1970.

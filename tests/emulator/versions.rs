@@ -355,6 +355,7 @@ fn stale_listing_forgets_no_version_change() {
 fn server_steers_versioning_from_inside() {
     let emulator = Emulator::start();
     assert!(emulator.0.set_versioning(BUCKET, Versioning::Enabled) && !emulator.0.set_versioning("none-1", Versioning::Enabled));
+    assert!(!emulator.0.set_versioning(BUCKET, Versioning::Never), "there is no way back");
     emulator.0.put(BUCKET, "k", "x", &[]).unwrap();
     assert!(emulator.0.delete(BUCKET, "k") && !emulator.0.delete(BUCKET, "k"));
     assert_eq!(emulator.0.versions(BUCKET, "k").len(), 3, "the object under two markers");
