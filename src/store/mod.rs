@@ -18,6 +18,7 @@ mod error;
 mod http;
 pub mod memory;
 mod operation;
+mod proxy;
 mod types;
 mod wrap;
 mod xml;
@@ -31,6 +32,9 @@ use crate::support::{Clock, Ctx, Metrics};
 pub use capabilities::{Capabilities, Versioning};
 pub use error::{Error, Kind, Outcome};
 pub use operation::Operation;
+pub use proxy::Proxies;
+#[cfg(any(test, fuzzing))]
+pub(crate) use proxy::fuzz as fuzz_proxies;
 pub use types::{
     Acl, Body, BucketInfo, BucketName, CommitToken, ETag, Grant, Head, Key, ListRequest, Listed, Meta, ObjectVersion, OpenUpload, Page,
     Part, PartNumber, Payload, Replaces, Segment, Source, Sse, Stored, Tags, Upload, UploadId, VersionId,

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use nix::unistd::{getgid, getuid};
 
 use crate::cli::args::{Consistency, Exclusive, Mount, OnConflict, Posix, Preserve, Unspellable};
-use crate::cli::commands::resolve;
+use crate::cli::commands::{resolve, without_dots};
 use crate::cli::{FAILED, Failure, SYSTEM, USAGE, environment};
 use crate::mount::daemon::{self, Launched, Parent, Restart};
 use crate::mount::telemetry::{self, LogTo};
@@ -197,7 +197,8 @@ fn staging(typed: Option<&str>) -> anyhow::Result<(Staging, Option<ByteSize>)> {
         },
         None => (typed, None),
     };
-    Ok((Staging::In(resolve(Path::new(directory))?), limit))
+    // Its links are not followed: a directory for what must survive is named as it is, or refused.
+    Ok((Staging::In(without_dots(Path::new(directory))?), limit))
 }
 
 #[cfg(test)]
