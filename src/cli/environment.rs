@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use nix::unistd::geteuid;
 
-use crate::store::cos::Fixed;
+use crate::store::{Proxies, cos::Fixed};
 
 /// Marks a process that this program started: how, and that its secrets come through standard input.
 pub(super) const CHILD: &str = "COSMOUNT_CHILD";
@@ -15,9 +15,17 @@ pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Every variable with credentials that is set.
+/// Every variable with credentials that is set, those of a proxy included.
 pub(super) fn credentials() -> Vec<(String, String)> {
-    Fixed::variables().filter_map(|name| Some((name.to_owned(), variable(name)?))).collect()
+    let secret = |name: &str| variable(name).filter(|value| value.contains('@'));
+    let proxies = Proxies::variables().filter_map(|name| Some((name.to_owned(), secret(name)?)));
+    Fixed::variables().filter_map(|name| Some((name.to_owned(), variable(name)?))).chain(proxies).collect()
+}
+
+/// The proxies that the variables name; those with a password have come with the other secrets.
+pub(super) fn proxies(secrets: &[(String, String)]) -> Result<Proxies, String> {
+    let secret = |name: &str| secrets.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    Proxies::parse(|name| secret(name).or_else(|| variable(name)))
 }
 
 /// Where staging directories are unless told otherwise.

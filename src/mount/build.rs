@@ -114,7 +114,9 @@ const STARTING: Duration = Duration::from_secs(30);
 fn service(access: &Access, metrics: &Metrics, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Service>> {
     let value = |name: &str| access.credentials.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
     let config = CosConfig {
-        endpoints: Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style).map_err(anyhow::Error::msg)?,
+        endpoints: Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style)
+            .map_err(anyhow::Error::msg)?
+            .through(access.proxies.clone()),
         credentials: Arc::new(Fixed::from_environment(value)?),
         ca_file: access.ca_file.clone(),
         connections: access.connections,

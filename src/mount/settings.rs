@@ -6,7 +6,7 @@ use anyhow::bail;
 
 use crate::data;
 use crate::mount::session::Audience;
-use crate::store::BucketName;
+use crate::store::{BucketName, Proxies};
 use crate::support::ByteSize;
 use crate::vfs;
 
@@ -64,6 +64,8 @@ pub struct Access {
     pub ca_file: Option<PathBuf>,
     /// Most requests in flight.
     pub connections: usize,
+    /// On the way there.
+    pub proxies: Proxies,
     /// Variables with credentials and their values.
     pub credentials: Vec<(String, String)>,
 }

@@ -12,7 +12,7 @@ use crate::support::Ctx;
 use crate::vfs::Result;
 
 /// How many pages without anything in them are followed in a row. COS sends none.
-pub(super) const FRUITLESS: u32 = 1000;
+pub(super) const FRUITLESS: u32 = 100;
 
 /// The pages of one listing.
 #[derive(Debug)]

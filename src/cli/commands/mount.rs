@@ -122,6 +122,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             path_style: mount.path_style,
             ca_file: mount.ca_file.as_deref().map(std::path::absolute).transpose()?,
             connections: mount.connections,
+            proxies: environment::proxies(&credentials).map_err(anyhow::Error::msg)?,
             credentials,
         },
         audience: match (mount.allow_other, mount.allow_root) {

@@ -46,7 +46,7 @@ pub use sign::{Signed, presigned_query};
 const LONGEST_ANSWER: usize = 8 << 20;
 
 /// Most pages of a list of uploads, of 1,000 each.
-const UPLOAD_PAGES: usize = 1000;
+const UPLOAD_PAGES: usize = 100;
 
 /// One COS bucket.
 #[derive(Debug)]
