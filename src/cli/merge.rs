@@ -400,9 +400,10 @@ pub(super) fn is_secret(name: &str) -> bool {
 
 /// Why not, and what instead.
 fn no_secrets(name: &str) -> String {
+    let file = Catalogue::of(&definition()).find("credentials").map_or("", |_| ", or into a file that --credentials names");
     format!(
-        "{name:?} is no option, because options are seen by everybody on this host: put secrets into the environment (COS_SECRET_ID, COS_SECRET_KEY, \
-         COS_SESSION_TOKEN)"
+        "{name:?} is no option, because options are seen by everybody on this host: put secrets into the environment (COS_SECRET_ID, \
+         COS_SECRET_KEY, COS_SESSION_TOKEN){file}"
     )
 }
 
@@ -417,14 +418,15 @@ fn refused(error: clap::Error) -> anyhow::Error {
     anyhow::Error::new(error)
 }
 
-/// `cosmount SOURCE MOUNTPOINT` is `cosmount mount SOURCE MOUNTPOINT`: whatever begins with neither a command, nor something like one.
+/// `cosmount SOURCE MOUNTPOINT` is `cosmount mount SOURCE MOUNTPOINT`, and so is what begins with an option of a mount.
 fn with_command(mut words: Vec<OsString>, definition: &clap::Command) -> Vec<OsString> {
     let Some(first) = words.first().map(|word| word.to_string_lossy().into_owned()) else { return words };
     let commands = || definition.get_subcommands().map(clap::Command::get_name).chain(["help"]);
     let of_the_program = ["-h", "--help", "-V", "--version"].contains(&first.as_str()) || commands().any(|name| name == first);
-    let mistyped =
-        || Source::parse(&first).is_err() && !first.contains("://") && !first.starts_with('-') && nearest(&first, commands()).is_some();
-    if !of_the_program && !mistyped() {
+    let for_a_mount = first.starts_with('-') || first.contains("://") || Source::parse(&first).is_ok();
+    // Two words of which the first is no command, nor anything like one: a source that is not written as it should be.
+    let as_for_a_mount = || words.len() > 1 && nearest(&first, commands()).is_none();
+    if !of_the_program && (for_a_mount || as_for_a_mount()) {
         words.insert(0, "mount".into());
     }
     words

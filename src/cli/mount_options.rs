@@ -87,8 +87,11 @@ pub(super) fn read(lists: &[String], catalogue: &Catalogue, mount_point: &str) -
         };
         if catalogue.find(&name).is_some() {
             read.given.push(own(&name, value.as_deref()));
-        } else if let Some((_, option, value)) = OPPOSITES.iter().find(|(word, ..)| *word == plain) {
-            read.given.push(own(option, Some(value)));
+        } else if let Some((_, option, set)) = OPPOSITES.iter().find(|(word, ..)| *word == plain) {
+            if value.is_some() {
+                bail!("in -o {name}: it takes no value");
+            }
+            read.given.push(own(option, Some(set)));
         } else if theirs.take(&name, value.as_deref())? || SILENT.contains(&plain.as_str()) || name.to_ascii_lowercase().starts_with("x-") {
             // Nothing to do, or to do below.
         } else if let Some((_, instead)) = WITHOUT_EFFECT.iter().find(|(word, _)| *word == plain) {

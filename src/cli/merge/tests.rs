@@ -194,6 +194,7 @@ fn mistakes_are_named_with_their_place() {
         (Layered::default().variable("COSMOUNT_PART_SIZE", "many"), &["in the variable COSMOUNT_PART_SIZE: ", "'many'"]),
         (Layered::typed(&["-o", "ro,umask=9"]), &["in -o umask: ", "octal"]),
         (Layered::typed(&["-o", "stat_cache_expire=99999999"]), &["in -o stat_cache_expire: ", "99999999s"]),
+        (Layered::typed(&["-o", "ro=no"]), &["in -o ro: ", "no value"]),
         (Layered::typed(&["-o", "region"]), &["in -o region: ", "region=VALUE"]),
         (Layered::typed(&["-o", "readonly"]), &["behind -o: ", "read_only is one"]),
         (Layered::typed(&["-o", "noatme"]), &["noatime is one"]),
@@ -266,7 +267,7 @@ fn mount_need_not_be_typed() {
     ] {
         assert_eq!(words(typed), "mount", "{typed:?}");
     }
-    for typed in [&["mount"][..], &["umount", "/mnt"], &["--help"], &["-V"], &["help"], &["mout", "photos-125", "/mnt"]] {
+    for typed in [&["mount"][..], &["umount", "/mnt"], &["--help"], &["-V"], &["help"], &["mout", "photos-125", "/mnt"], &["frobnicate"]] {
         assert_eq!(words(typed), typed[0]);
     }
 }
