@@ -6,6 +6,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::Level;
 
 use crate::mount::Source;
+use crate::store::cos::Choice;
 use crate::support::ByteSize;
 
 /// Mounts Tencent Cloud Object Storage (COS) buckets as directories.
@@ -19,6 +20,9 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     Mount(Box<Mount>),
+    /// Look at what COS is asked with
+    #[command(subcommand)]
+    Credentials(Credentials),
     /// Unmount: wait until everything is in COS, or say what is not
     Umount(Umount),
     /// Show what applies, and where it was said
@@ -38,8 +42,9 @@ pub(super) enum Command {
 /// file (metadata_ttl = "60s"); what stands first in this list wins, and "cosmount config show" prints what applies. A switch is turned off by
 /// =false. COSFS's options are understood behind -o.
 ///
-/// Credentials come from the environment: COS_SECRET_ID, COS_SECRET_KEY and, for temporary ones, COS_SESSION_TOKEN; the other usual
-/// spellings are understood too. They are never given as options.
+/// Credentials come from the first of: the environment (COS_SECRET_ID, COS_SECRET_KEY and, for temporary ones, COS_SESSION_TOKEN; the other
+/// usual spellings too), ~/.passwd-cosfs, /etc/passwd-cosfs, ~/.cos.yaml, ~/.cos.conf, the identity of a TKE pod, the role of a CVM instance.
+/// They are never given as options.
 #[derive(Debug, Args)]
 pub(super) struct Mount {
     /// cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX], or with the host name: cos://BUCKET-APPID.cos.REGION.myqcloud.com[/PREFIX/]
@@ -61,7 +66,7 @@ pub(super) struct Mount {
     /// Region the bucket is in, such as ap-guangzhou
     #[arg(long, value_name = "REGION", help_heading = "Source")]
     pub(super) region: Option<String>,
-    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; repeatable
+    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; of credentials: metadata=URL or sts=URL; repeatable
     #[arg(long, value_name = "URL", help_heading = "Source")]
     pub(super) endpoint: Vec<String>,
     /// Put the bucket into the path instead of the host name (automatic for IP addresses)
@@ -70,6 +75,13 @@ pub(super) struct Mount {
     /// Trust the certificates in this PEM file beside the system's
     #[arg(long, value_name = "FILE", help_heading = "Source")]
     pub(super) ca_file: Option<PathBuf>,
+
+    /// Where credentials come from: env, coscmd[:FILE], coscli[:FILE], passwd[:FILE], file:FILE, role[:NAME], oidc, command:CMD or anonymous
+    #[arg(long, value_name = "KIND[:ARG]", value_parser = Choice::parse, help_heading = "Credentials")]
+    pub(super) credentials: Option<Choice>,
+    /// Section of ~/.cos.conf or ~/.cos.yaml with the credentials, instead of common or cos
+    #[arg(long, value_name = "NAME", help_heading = "Credentials")]
+    pub(super) profile: Option<String>,
 
     /// Refuse all changes (EROFS)
     #[arg(long, help_heading = "Access")]
@@ -165,9 +177,54 @@ pub(super) struct Mount {
     pub(super) allow_core: bool,
 }
 
+/// `cosmount credentials`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Credentials {
+    /// Say which credentials are used, when they end and what they may do on a bucket
+    Check(Box<CheckCredentials>),
+}
+
+/// `cosmount credentials check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckCredentials {
+    /// Bucket to try them on: cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX]
+    #[arg(value_parser = Source::parse)]
+    pub(super) source: Option<Source>,
+    /// Region the bucket is in, such as ap-guangzhou
+    #[arg(long, value_name = "REGION")]
+    pub(super) region: Option<String>,
+    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; of credentials: metadata=URL or sts=URL; repeatable
+    #[arg(long, value_name = "URL")]
+    pub(super) endpoint: Vec<String>,
+    /// Put the bucket into the path instead of the host name (automatic for IP addresses)
+    #[arg(long)]
+    pub(super) path_style: bool,
+    /// Trust the certificates in this PEM file beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// Where credentials come from: env, coscmd[:FILE], coscli[:FILE], passwd[:FILE], file:FILE, role[:NAME], oidc, command:CMD or anonymous
+    #[arg(long, value_name = "KIND[:ARG]", value_parser = Choice::parse)]
+    pub(super) credentials: Option<Choice>,
+    /// Section of ~/.cos.conf or ~/.cos.yaml with the credentials, instead of common or cos
+    #[arg(long, value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// Also write and delete a probe object below PREFIX/.cosmount/, which mounts do not show
+    #[arg(long, requires = "source")]
+    pub(super) write: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 /// `cosmount umount`.
 #[derive(Debug, Args)]
 pub(super) struct Umount {
+    /// Take the mount away at once and do not wait: changes are sent behind it, up to --drain-timeout
+    #[arg(short, long, conflicts_with = "force")]
+    pub(super) lazy: bool,
+    /// Do not wait for changes that are not in COS: they are lost, but for what staging keeps
+    #[arg(short, long)]
+    pub(super) force: bool,
     /// Where it is mounted
     pub(super) mountpoint: PathBuf,
 }

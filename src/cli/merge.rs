@@ -1,9 +1,9 @@
 //! One meaning for an option wherever it is said: flag > `-o` > variable > file > default.
 //!
-//! Nothing here knows a single option: the definition of `cosmount mount` says which there are ([`Catalogue`]), and an option that is added to it
-//! works in all forms. What the layers below the flags say is turned into words of the command line, `--name=value`, and put before the typed
-//! ones; the whole is then parsed once. So a value means the same everywhere, and what is wrong with it is said in the same words, with the place
-//! where it was said in front ([`Origin::place`]).
+//! Which options there are says the definition of `cosmount mount` ([`Catalogue`]): one that is added to it works in all forms. Only `config`, which
+//! says where the file is, and `region`, which a source can say too, are known by name here. What the layers below the flags say is turned into
+//! words of the command line, `--name=value`, and put before the typed ones; the whole is then parsed once. So a value means the same
+//! everywhere, and what is wrong with it is said in the same words, with the place where it was said in front ([`Origin::place`]).
 //!
 //! 1. The highest layer that names an option has it, alone: repeatable ones are not gathered from several.
 //! 2. An option of a lower layer that excludes one of a higher is left out; two of one layer are an error.

@@ -18,7 +18,7 @@ use std::{env, ffi::OsString, process::ExitCode};
 
 use clap::FromArgMatches;
 
-use args::{Arguments, Command, definition};
+use args::{Arguments, Command, Credentials, definition};
 use helpers::Wanted;
 use merge::Merged;
 
@@ -84,6 +84,7 @@ fn run(words: Vec<OsString>) -> Result<(), Failure> {
     let arguments = Arguments::from_arg_matches(&matches).map_err(anyhow::Error::new).or_else(refuse)?;
     match arguments.command {
         Command::Mount(mount) => commands::mount::run(&mount, &merged.words),
+        Command::Credentials(Credentials::Check(check)) => commands::credentials::check(&check, &merged.words),
         Command::Umount(umount) => commands::umount::run(&umount),
         Command::Config(config) => commands::config::run(&config, &matches, &merged.origins),
         Command::Completions(completions) => commands::completions::run(&completions),

@@ -16,8 +16,8 @@ use crate::fuse::KernelNotify;
 use crate::local::{Disk, HostDisk, Ledger, OpenError};
 use crate::mount::leftovers::{Leftovers, stale_spills};
 use crate::mount::settings::{Access, Settings, Source, Staging};
-use crate::store::cos::{Endpoints, Fixed};
-use crate::store::{self, Bucket, CosConfig, Kind, Service, Versioning};
+use crate::store::cos::{Endpoints, NoCredentials, Provider, open_credentials};
+use crate::store::{self, Bucket, BucketName, CosConfig, Kind, Service, Versioning};
 use crate::support::{Budget, ByteSize, Clock, Ctx, Metrics, SystemClock, TaskGroup};
 use crate::vfs::{self, Vfs};
 
@@ -94,9 +94,11 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
 /// The bucket, after one signed request.
 fn connect(settings: &Settings, runtime: &Runtime, clock: &Arc<dyn Clock>, metrics: &Metrics) -> anyhow::Result<Arc<dyn Bucket>> {
     let _context = runtime.enter();
-    let service = service(&settings.store, metrics, clock)?;
-    let cx = Ctx::new(Arc::clone(clock), settings.io_timeout.min(STARTING), 0, 0);
     let source = &settings.source;
+    let Account { service, credentials } = account(&settings.store, Some(&source.bucket), metrics, clock)?;
+    // A request would wait for whoever has them; a person is told.
+    runtime.block_on(credentials.credentials()).map_err(|why| no_credentials(&why))?;
+    let cx = Ctx::new(Arc::clone(clock), settings.io_timeout.min(STARTING), 0, 0);
     let bucket = runtime.block_on(service.open(&cx, &source.bucket)).map_err(|error| cannot_open(source, error))?;
     if bucket.capabilities().versioning != Versioning::Never {
         tracing::warn!(
@@ -110,16 +112,32 @@ fn connect(settings: &Settings, runtime: &Runtime, clock: &Arc<dyn Clock>, metri
 /// How long the first request may take: a person waits for it.
 const STARTING: Duration = Duration::from_secs(30);
 
-/// The account, as the settings reach it.
-fn service(access: &Access, metrics: &Metrics, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Service>> {
-    let value = |name: &str| access.credentials.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-    let config = CosConfig {
-        endpoints: Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style).map_err(anyhow::Error::msg)?,
-        credentials: Arc::new(Fixed::from_environment(value)?),
-        ca_file: access.ca_file.clone(),
-        connections: access.connections,
-    };
-    store::open_cos(config, metrics, Arc::clone(clock)).map_err(anyhow::Error::msg)
+/// An account, and who signs for it.
+#[derive(Debug)]
+pub struct Account {
+    /// Its buckets.
+    pub service: Arc<dyn Service>,
+    /// Who signs.
+    pub credentials: Arc<dyn Provider>,
+}
+
+/// The account, as `access` reaches it, for work on `bucket`. Sends nothing yet. Must be called within a tokio runtime.
+///
+/// # Errors
+/// A sentence about an endpoint, the credentials that were chosen, the CA file or TLS.
+pub fn account(access: &Access, bucket: Option<&BucketName>, metrics: &Metrics, clock: &Arc<dyn Clock>) -> anyhow::Result<Account> {
+    let endpoints = Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style).map_err(anyhow::Error::msg)?;
+    let credentials = open_credentials(&access.credentials, bucket, &endpoints, access.ca_file.as_deref(), clock)?;
+    let config =
+        CosConfig { endpoints, credentials: Arc::clone(&credentials), ca_file: access.ca_file.clone(), connections: access.connections };
+    let service = store::open_cos(config, metrics, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
+    Ok(Account { service, credentials })
+}
+
+/// The paragraph a person gets without credentials.
+fn no_credentials(why: &NoCredentials) -> anyhow::Error {
+    let advice = "`cosmount credentials check` says which source is used, and --credentials names one (docs/credentials.md)";
+    anyhow::anyhow!("no credentials: {why}: {advice}")
 }
 
 /// The paragraph a person gets whose bucket cannot be opened.
@@ -129,7 +147,7 @@ fn cannot_open(source: &Source, error: store::Error) -> anyhow::Error {
         Kind::Denied => {
             "check the credentials: they need HeadBucket, GetBucket, GetObject, HeadObject, PutObject and DeleteObject on this bucket"
         }
-        Kind::Expired => "the temporary credentials have expired: get new ones and set all three variables",
+        Kind::Expired => "the temporary credentials have expired: get new ones (`cosmount credentials check` says where they are from)",
         Kind::Unavailable | Kind::NoProgress => "check the network, --endpoint and --region; behind a private endpoint also --ca-file",
         Kind::Throttled => "COS asks for fewer requests: try again later",
         _ => "the request id helps Tencent's support",
@@ -180,7 +198,10 @@ async fn open_ledgers(settings: &Settings, staging: Option<&Arc<HostDisk>>) -> a
 fn identity(settings: &Settings) -> String {
     let Settings { source, store, .. } = settings;
     let region = store.region.as_deref().unwrap_or_default();
-    format!("{}\n{}\n{region}\n{}", source.bucket, source.prefix, store.endpoints.join("\n"))
+    // Who hands out credentials does not change what is mounted.
+    let other = |endpoint: &&String| !endpoint.starts_with("metadata=") && !endpoint.starts_with("sts=");
+    let endpoints = store.endpoints.iter().filter(other).map(String::as_str).collect::<Vec<_>>();
+    format!("{}\n{}\n{region}\n{}", source.bucket, source.prefix, endpoints.join("\n"))
 }
 
 /// A hash, never a name from outside: it becomes a part of a path.

@@ -6,7 +6,7 @@ use anyhow::bail;
 
 use crate::data;
 use crate::mount::session::Audience;
-use crate::store::BucketName;
+use crate::store::{BucketName, cos::Sources as Credentials};
 use crate::support::ByteSize;
 use crate::vfs;
 
@@ -64,7 +64,7 @@ pub struct Source {
 pub struct Access {
     /// The region, unless an endpoint says it.
     pub region: Option<String>,
-    /// `URL`, `REGION=URL`, `service=URL`.
+    /// `URL`, `REGION=URL`, `service=URL`, `metadata=URL`, `sts=URL`.
     pub endpoints: Vec<String>,
     /// The bucket goes into the path.
     pub path_style: bool,
@@ -72,8 +72,8 @@ pub struct Access {
     pub ca_file: Option<PathBuf>,
     /// Most requests in flight.
     pub connections: usize,
-    /// Variables with credentials and their values.
-    pub credentials: Vec<(String, String)>,
+    /// Where credentials may come from.
+    pub credentials: Credentials,
 }
 
 /// Where bytes are staged.

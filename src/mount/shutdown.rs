@@ -92,6 +92,7 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         }
     };
     mounted.raise_readahead();
+    mounted.name_helper(&settings.source.typed);
     let registration = match Registration::new(&settings.runtime_directory, &mounted) {
         Ok(registration) => Some(registration),
         Err(error) => {

@@ -86,6 +86,22 @@ impl Http {
     }
 }
 
+impl Http {
+    /// Sends a request to somebody else than a store and returns status and body, at most `longest` bytes. The caller bounds the time.
+    pub(super) async fn plain(&self, request: reqwest::Request, longest: usize) -> std::result::Result<(u16, Bytes), String> {
+        let told = |error: reqwest::Error| chain(&error.without_url());
+        let mut response = self.0.execute(request).await.map_err(told)?;
+        let mut body = Vec::new();
+        while let Some(bytes) = response.chunk().await.map_err(told)? {
+            if body.len() + bytes.len() > longest {
+                return Err(format!("the answer is longer than {longest} bytes"));
+            }
+            body.extend_from_slice(&bytes);
+        }
+        Ok((response.status().as_u16(), body.into()))
+    }
+}
+
 /// Sees to it that an attempt does not stand still.
 #[derive(Debug, Clone)]
 pub(super) struct Watch {

@@ -2,6 +2,7 @@
 
 pub(super) mod completions;
 pub(super) mod config;
+pub(super) mod credentials;
 #[cfg(feature = "emulator")]
 pub(super) mod demo;
 #[cfg(feature = "emulator")]

@@ -123,7 +123,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             path_style: mount.path_style,
             ca_file: mount.ca_file.as_deref().map(std::path::absolute).transpose()?,
             connections: mount.connections,
-            credentials,
+            credentials: environment::sources(mount.credentials.as_ref(), mount.profile.as_deref(), &credentials)?,
         },
         audience: match (mount.allow_other, mount.allow_root) {
             (true, _) => Audience::Everybody,

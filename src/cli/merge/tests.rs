@@ -138,6 +138,14 @@ fn the_higher_layer_wins() {
 }
 
 #[test]
+fn the_rw_that_mount_adds_is_no_word_against_a_file() {
+    let read_only = Layered::typed(&["--read-only"]).mount();
+    assert_eq!(Layered::typed(&["-o", "rw,nofail"]).file("read_only = true").mount(), read_only);
+    assert_ne!(Layered::typed(&["-o", "ro,rw"]).mount(), read_only);
+    assert_ne!(Layered::typed(&["-o", "read_only=false"]).file("read_only = true").mount(), read_only);
+}
+
+#[test]
 fn the_first_file_counts_most_and_a_named_one_alone() {
     let dir = tempfile::tempdir().unwrap();
     let [own, system] = ["own", "system"].map(|name| dir.path().join(name));
