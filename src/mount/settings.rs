@@ -27,6 +27,8 @@ pub struct Settings {
     pub store: Access,
     /// Who may use the mount.
     pub audience: Audience,
+    /// No program is run from it.
+    pub noexec: bool,
     /// The memory of the whole mount.
     pub memory_limit: ByteSize,
     /// How long a program waits while nothing moves.

@@ -80,6 +80,7 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
         source: settings.source.typed.clone(),
         mount_point: settings.mount_point.clone(),
         read_only: settings.vfs.read_only,
+        noexec: settings.noexec,
         audience: settings.audience,
     };
     let (device, mounted) = match request.mount() {

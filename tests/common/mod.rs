@@ -143,7 +143,7 @@ impl Mounted {
             .arg("--staging")
             .arg(if self.without_staging { PathBuf::from("none") } else { self.staging() })
             .args(&self.args)
-            .envs([("COS_SECRET_ID", "AKIDEXAMPLE"), ("COS_SECRET_KEY", "exampleSecretKey")])
+            .envs([("COS_SECRET_ID", "AKIDEXAMPLE"), ("COS_SECRET_KEY", "exampleSecretKey"), ("COSMOUNT_CONFIG", "/dev/null")])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())

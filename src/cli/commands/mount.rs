@@ -151,6 +151,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             (false, true) => Audience::OwnerAndRoot,
             (false, false) => Audience::Owner,
         },
+        noexec: mount.noexec,
         memory_limit: mount.memory_limit,
         io_timeout: mount.io_timeout,
         drain_timeout: mount.drain_timeout,
