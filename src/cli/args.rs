@@ -23,6 +23,8 @@ pub(super) enum Command {
     /// Look at what COS is asked with
     #[command(subcommand)]
     Credentials(Credentials),
+    /// Look for what keeps a mount from working: name each fault and its remedy
+    Doctor(Box<Doctor>),
     /// Unmount: wait until everything is in COS, or say what is not
     Umount(Umount),
     /// Show what applies, and where it was said
@@ -165,6 +167,12 @@ pub(super) struct Mount {
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info", help_heading = "Logging")]
     pub(super) log_level: Level,
+    /// What log lines look like
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = "Logging")]
+    pub(super) log_format: LogFormat,
+    /// One line per request to COS, into this file
+    #[arg(long, value_name = "FILE", help_heading = "Logging")]
+    pub(super) access_log: Option<PathBuf>,
 
     /// Reads bypass the page cache: big readers gain, small ones lose
     #[arg(long, help_heading = "Advanced")]
@@ -214,6 +222,25 @@ pub(super) struct CheckCredentials {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// `cosmount doctor`: the words of a mount, and its own.
+#[derive(Debug, Args)]
+#[command(mut_arg("mountpoint", |arg| arg.required(false).default_value(Doctor::NOWHERE).hide_default_value(true)))]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    pub(super) mount: Mount,
+    /// Also put a probe object into the bucket, and delete it
+    #[arg(long, help_heading = "Doctor")]
+    pub(super) write: bool,
+    /// Answer in JSON
+    #[arg(long, help_heading = "Doctor")]
+    pub(super) json: bool,
+}
+
+impl Doctor {
+    /// Stands for a mount point that was not typed, which a mount must have and this command need not.
+    pub(super) const NOWHERE: &str = "-";
 }
 
 /// `cosmount umount`.
@@ -319,6 +346,12 @@ pub(super) enum Preserve {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Unspellable {
     Escape,
     Hide,
@@ -406,6 +439,20 @@ mod tests {
         assert!(error.contains("--read-only"), "{error}");
         let error = mount(&["photos", "/mnt"]).unwrap_err().to_string();
         assert!(error.contains("<name>-<APPID>"), "{error}");
+    }
+
+    #[test]
+    fn a_doctor_takes_the_words_of_a_mount_and_needs_no_mount_point() {
+        let doctor = |words: &[&str]| {
+            let words = ["cosmount", "doctor", "photos-125"].iter().chain(words);
+            match Arguments::try_parse_from(words).unwrap().command {
+                Command::Doctor(doctor) => doctor,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(doctor(&[]).mount.mountpoint.to_str(), Some(Doctor::NOWHERE));
+        let doctor = doctor(&["/mnt", "--write", "--staging", "none"]);
+        assert_eq!((doctor.mount.mountpoint.to_str(), doctor.write, doctor.json), (Some("/mnt"), true, false));
     }
 
     #[test]

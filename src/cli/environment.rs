@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf, absolute as absolute_path},
 };
 
-use nix::unistd::geteuid;
+use nix::{sys::stat::fstat, unistd::geteuid};
 
 use crate::cli::merge::{PREFIX, World};
 use crate::store::cos::{Choice, Fixed, Sources};
@@ -64,6 +64,13 @@ pub(super) fn sources(choice: Option<&Choice>, profile: Option<&str>, secrets: &
         coscmd: at_home(".cos.conf"),
         ..Sources::from_environment(lookup)
     })
+}
+
+/// Whether standard error goes to systemd's journal (systemd.exec(5), `$JOURNAL_STREAM`), rather than to whom the parent has redirected it.
+pub(super) fn journal_reads_stderr() -> bool {
+    let stream = variable("JOURNAL_STREAM");
+    let Some((device, inode)) = stream.as_deref().and_then(|text| text.split_once(':')) else { return false };
+    fstat(std::io::stderr()).is_ok_and(|stat| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
 }
 
 /// Where staging directories are unless told otherwise.

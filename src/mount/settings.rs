@@ -6,7 +6,10 @@ use anyhow::bail;
 
 use crate::data;
 use crate::mount::session::Audience;
-use crate::store::{BucketName, cos::Sources as Credentials};
+use crate::store::{
+    BucketName,
+    cos::{Endpoints, Sources as Credentials},
+};
 use crate::support::ByteSize;
 use crate::vfs;
 
@@ -72,6 +75,8 @@ pub struct Access {
     pub ca_file: Option<PathBuf>,
     /// Most requests in flight.
     pub connections: usize,
+    /// Whether reads that are late are asked for twice; off only to see what it is good for.
+    pub hedging: bool,
     /// Where credentials may come from.
     pub credentials: Credentials,
 }
@@ -104,6 +109,9 @@ impl Settings {
                 bail!("{option} must be at least one second");
             }
         }
+        if let Err(why) = Endpoints::parse(self.store.region.as_deref(), &self.store.endpoints, self.store.path_style) {
+            bail!("{why}");
+        }
         if self.store.connections == 0 {
             bail!("--connections must be at least 1");
         }
@@ -129,6 +137,7 @@ impl Settings {
             "stale-dentry-after-rename" => self.vfs.defect = Some(vfs::Defect::StaleDentryAfterRename),
             "wrong-size-after-rename-over" => self.vfs.defect = Some(vfs::Defect::WrongSizeAfterRenameOver),
             "entry-created-during-listing-lost" => self.vfs.defect = Some(vfs::Defect::EntryCreatedDuringListingLost),
+            "no-hedging" => self.store.hedging = false,
             other => bail!("there is no defect {other:?} to build in"),
         }
         Ok(())

@@ -8,7 +8,10 @@ mod common;
 
 mod errors;
 mod foreign;
+mod hedge;
 mod kernel;
 mod limits;
+mod lost;
+mod outage;
 mod posix;
 mod programs;

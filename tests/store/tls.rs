@@ -24,7 +24,7 @@ fn server(host: &str) -> (Server, tempfile::NamedTempFile) {
 fn service(server: &Server, ca: Option<&tempfile::NamedTempFile>) -> Result<std::sync::Arc<dyn Service>, String> {
     let endpoints = Endpoints::parse(None, &[server.endpoint()], false).unwrap();
     let ca_file = ca.map(|file| file.path().to_owned());
-    open_cos(CosConfig { endpoints, credentials: signed(), ca_file, connections: 4 }, &Metrics::default(), clock())
+    open_cos(CosConfig { endpoints, credentials: signed(), ca_file, connections: 4, hedging: true }, &Metrics::default(), clock())
 }
 
 #[tokio::test]

@@ -78,6 +78,7 @@ pub(in crate::cli) fn check(typed: &CheckCredentials, words: &[OsString]) -> Res
         region: typed.region.clone(),
         endpoints: typed.endpoint.clone(),
         path_style: typed.path_style,
+        hedging: false,
         ca_file: typed.ca_file.clone(),
         connections: CosConfig::CONNECTIONS,
         credentials: environment::sources(typed.credentials.as_ref(), typed.profile.as_deref(), &secrets)

@@ -7,6 +7,7 @@ pub(super) mod credentials;
 pub(super) mod demo;
 #[cfg(feature = "emulator")]
 mod demo_files;
+pub(super) mod doctor;
 pub(super) mod man;
 pub(super) mod mount;
 pub(super) mod umount;

@@ -36,7 +36,7 @@ use endpoint::Endpoint;
 use request::{Request, path_of};
 
 pub use credentials::{Choice, Credentials, Fixed, Identity, NoCredentials, Provider, Refused, Sources, open as open_credentials};
-pub use endpoint::Endpoints;
+pub use endpoint::{Endpoints, Place};
 pub(super) use service::CosService;
 pub use sign::{Signed, presigned_query};
 
