@@ -165,7 +165,7 @@ pub fn account(access: &Access, bucket: Option<&BucketName>, metrics: &Metrics, 
     let endpoints = Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style).map_err(anyhow::Error::msg)?;
     let credentials = open_credentials(&access.credentials, bucket, &endpoints, access.ca_file.as_deref(), clock)?;
     let config = CosConfig {
-        endpoints,
+        endpoints: endpoints.through(access.proxies.clone()),
         credentials: Arc::clone(&credentials),
         ca_file: access.ca_file.clone(),
         connections: access.connections,

@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::data;
 use crate::mount::session::Audience;
 use crate::store::{
-    BucketName,
+    BucketName, Proxies,
     cos::{Endpoints, Sources as Credentials},
 };
 use crate::support::ByteSize;
@@ -75,6 +75,8 @@ pub struct Access {
     pub ca_file: Option<PathBuf>,
     /// Most requests in flight.
     pub connections: usize,
+    /// On the way there.
+    pub proxies: Proxies,
     /// Whether reads that are late are asked for twice; off only to see what it is good for.
     pub hedging: bool,
     /// Where credentials may come from.

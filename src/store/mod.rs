@@ -21,6 +21,7 @@ mod http;
 pub mod memory;
 mod operation;
 pub mod probe;
+mod proxy;
 mod types;
 mod way;
 mod wrap;
@@ -38,6 +39,9 @@ pub use access::ACCESS;
 pub use capabilities::{Capabilities, Versioning};
 pub use error::{Error, Kind, Outcome};
 pub use operation::Operation;
+pub use proxy::Proxies;
+#[cfg(any(test, fuzzing))]
+pub(crate) use proxy::fuzz as fuzz_proxies;
 pub use types::{
     Acl, Body, BucketInfo, BucketName, CommitToken, ETag, Grant, Head, Key, ListRequest, Listed, Meta, ObjectVersion, OpenUpload, Page,
     Part, PartNumber, Payload, Replaces, Segment, Source, Sse, Stored, Tags, Upload, UploadId, VersionId,

@@ -11,6 +11,8 @@ mod commit;
 mod create;
 mod dir;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod handles;
 mod index;
 mod io;
@@ -18,6 +20,7 @@ mod keymap;
 mod lookup;
 mod meta;
 mod open;
+mod pages;
 mod recover;
 mod remove;
 mod rename;
