@@ -145,18 +145,19 @@ pub fn receive_secrets() -> anyhow::Result<Vec<(String, String)>> {
 pub struct Parent(());
 
 impl Parent {
-    /// For a process that was [`launch`]ed: leaves its terminal.
-    pub fn leave_terminal() -> Self {
-        // Fails only for the leader of a group, and then there is no terminal to leave.
-        setsid().ok();
+    /// For a process that was [`launch`]ed. It stays in its parent's process group until it has mounted: by the group autofs knows whom it must
+    /// let through to the mount point that it keeps everybody else waiting for.
+    pub fn waiting() -> Self {
         Self(())
     }
 
-    /// The mount works. From now on this process is alone, and writes to no terminal.
+    /// The mount works. From now on this process is alone, and has no terminal.
     ///
     /// # Errors
     /// Nobody waits any more: the user has given up, and so should we.
     pub fn ready(self) -> io::Result<()> {
+        // Fails only for the leader of a group, and then there is no terminal to leave.
+        setsid().ok();
         writeln!(io::stdout(), "{READY}")?;
         let null = null()?;
         dup2_stdout(&null)?;

@@ -11,7 +11,7 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::PermissionsExt, net::UnixStream},
+        unix::{ffi::OsStrExt, net::UnixStream},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -21,6 +21,7 @@ use anyhow::{Context, bail};
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::{SFlag, stat},
     unistd::{getegid, geteuid},
 };
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -90,12 +91,13 @@ struct MountEntry {
 pub fn check_mount_point(path: &Path) -> Result<(), Fault> {
     let shown = path.display();
     let ours = || Mounted::find(path).ok().flatten().is_some();
-    match fs::metadata(path) {
+    // stat(2), not the statx(2) of the standard library: that would wait for the automount that this may be.
+    match stat(path).map_err(io::Error::from) {
         Ok(_) if ours() => Err(Fault::new(
             format!("{shown} is a mount of cosmount already"),
             format!("unmount it first (cosmount umount {shown}), or name another directory"),
         )),
-        Ok(found) if found.is_dir() => Ok(()),
+        Ok(found) if found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() => Ok(()),
         Ok(_) => Err(Fault::new(format!("{shown} is not a directory"), "name one: a mount needs a directory to be on")),
         Err(error) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => Err(Fault::new(
             format!("{shown} is a mount whose process has died (\"{error}\")"),
@@ -125,7 +127,7 @@ impl Request {
 
     fn mount_as_root(&self) -> anyhow::Result<OwnedFd> {
         let device = host::open_device()?;
-        let mode = fs::metadata(&self.mount_point)?.permissions().mode();
+        let mode = stat(&self.mount_point)?.st_mode;
         let mut options =
             format!("fd={},rootmode={mode:o},user_id={},group_id={},default_permissions", device.as_raw_fd(), geteuid(), getegid());
         if self.audience != Audience::Owner {

@@ -146,6 +146,29 @@ fn a_line_of_fstab_is_mounted_once_and_unmounted() {
 }
 
 #[test]
+fn autofs_mounts_what_is_entered() {
+    let Some(machine) = Machine::new(bucket()) else { return };
+    if Command::new("automount").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no automount (Debian: autofs)");
+        return;
+    }
+    machine.run(
+        r#"
+        echo "$T/auto $T/layers/map" >/etc/auto.master
+        echo "data -fstype=cosmount,$(echo "$O" | sed 's/:/\\:/g') :$BUCKET" >"$T/layers/map"
+        # Not in the shell's process group: whom automount takes for itself, it mounts nothing for.
+        setsid timeout -k 5 60 automount --foreground --pid-file "$T/layers/pid" --timeout 60 /etc/auto.master >"$T/automount" 2>&1 &
+        for _ in $(seq 100); do if mountpoint -q "$T/auto"; then break; fi; sleep 0.1; done
+        echo entered >"$T/auto/data/f" || { cat "$T/automount"; exit 1; }
+        umount "$T/auto/data"
+        ended
+        kill $!
+        wait || true"#,
+    );
+    assert_eq!(machine.object("f").unwrap(), b"entered\n");
+}
+
+#[test]
 fn a_mount_that_fails_fails_mount_and_boots_with_nofail() {
     let Some(machine) = Machine::new(bucket()) else { return };
     machine.run(

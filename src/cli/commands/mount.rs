@@ -72,7 +72,7 @@ fn launch(mount: &Mount, words: &[OsString], credentials: Vec<(String, String)>)
 
 /// The background process: its parent is told how the mount went, the log everything else.
 fn background(mount: &Mount, settings: Settings) -> Result<(), Failure> {
-    let parent = Parent::leave_terminal();
+    let parent = Parent::waiting();
     let running = match begin(mount, LogTo::System, settings) {
         Ok(running) => running,
         Err(error) => {
