@@ -35,6 +35,14 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Lets whoever is started from here leave a core, if it wants to.
+fn permit_cores() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    assert!(hard > 0, "a core could not be left in any case");
+    setrlimit(Resource::RLIMIT_CORE, hard, hard).unwrap();
+}
+
 /// Reads, writes, fails to write, and looks everywhere.
 fn search(mut mount: Mounted, issuer: &Issuer, others: &[&str]) {
     let at = mount.path();
@@ -81,6 +89,7 @@ fn search(mut mount: Mounted, issuer: &Issuer, others: &[&str]) {
 
 #[test]
 fn keys_of_the_environment_are_seen_nowhere() {
+    permit_cores();
     let issuer = Issuer::new(3600);
     let own = issuer.temporary();
     let mount = Mounted::builder()
@@ -97,6 +106,7 @@ fn keys_of_the_environment_are_seen_nowhere() {
 
 #[test]
 fn keys_of_a_role_are_seen_nowhere() {
+    permit_cores();
     let issuer = Issuer::new(3);
     let service = Service::start(&issuer);
     let mount = Mounted::builder()
@@ -113,6 +123,7 @@ fn keys_of_a_role_are_seen_nowhere() {
 
 #[test]
 fn keys_of_a_file_and_of_a_command_are_seen_nowhere() {
+    permit_cores();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys");
     for kind in ["passwd:", "command:cat "] {
