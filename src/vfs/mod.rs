@@ -11,6 +11,8 @@ mod commit;
 mod create;
 mod dir;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod handles;
 mod index;
 mod io;
@@ -18,6 +20,7 @@ mod keymap;
 mod lookup;
 mod meta;
 mod open;
+mod pages;
 mod recover;
 mod remove;
 mod rename;
@@ -51,11 +54,11 @@ use crate::support::{Budget, Clock, Ctx, Metrics, Reservation, Share, TaskGroup}
 use claims::Claims;
 use handles::{Handles, OpenFile};
 use index::Index;
-use keymap::KeyMap;
+use keymap::{KeyMap, Name};
 use meta::Attributes;
 use tree::{Facts, Local, Nameless, Place, Tree};
 
-pub use error::Error;
+pub use error::{Error, Refusal, Why};
 pub use recover::recover;
 
 /// What a file-system operation returns.
@@ -451,7 +454,7 @@ impl Vfs {
 
     /// Refuses new changes, commits what is dirty, and says what could not be.
     pub async fn drain(self: &Arc<Self>, cx: &Ctx) -> Left {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.refuse_changes();
         let dirty = self.names.lock().uncommitted();
         stream::iter(dirty)
             .for_each_concurrent(DRAINED_AT_ONCE, |ino| async move {
@@ -461,6 +464,32 @@ impl Vfs {
             })
             .await;
         self.left()
+    }
+
+    /// The key that an inode stands for, as a person would look for it; for the log.
+    pub fn key_of(&self, ino: Ino) -> Option<String> {
+        let key = self.names.lock().key(&self.keys, ino).ok()?;
+        Some(format!("cos://{}/{key}", self.bucket.name()))
+    }
+
+    /// From here on nothing is changed any more.
+    pub fn refuse_changes(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Files whose changes are not in COS, at most so many, those with the most dirty bytes first: each with its path in the mount and these bytes.
+    pub fn left_files(&self, most: usize) -> Vec<(String, u64)> {
+        let mut files: Vec<(u64, String)> = {
+            let names = self.names.lock();
+            let one = |ino: Ino| {
+                let path = names.tree.path(ino).unwrap_or_default();
+                let path = path.iter().map(Name::as_str).collect::<Vec<_>>().join("/");
+                (names.open.get(&ino).map_or(0, |open| open.file.dirty_bytes()), path)
+            };
+            names.uncommitted().into_iter().map(one).collect()
+        };
+        files.sort_unstable_by(|one, other| other.cmp(one));
+        files.into_iter().take(most).map(|(bytes, path)| (path, bytes)).collect()
     }
 
     /// What is not in COS at this moment.
@@ -484,7 +513,7 @@ impl Vfs {
             // Nobody listens any more if the caller was dropped; the work is done all the same.
             drop(tell.send(work.await));
         });
-        told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".to_owned())))
+        told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".into())))
     }
 
     /// A mark for a new object, by which an unknown outcome is settled.

@@ -4,13 +4,13 @@
 //! object is an answer to somebody who may read; who may not is refused before. Writing is tried only when asked for, on an object that mounts do
 //! not show, and what was not tried is said. Secrets are never shown, and leave the environment first, as for a mount.
 
-use std::{env, sync::Arc, time::Duration};
+use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 
 use crate::cli::args::CheckCredentials;
-use crate::cli::{Failure, SYSTEM, environment};
+use crate::cli::{Failure, SYSTEM, USAGE, environment};
 use crate::mount::daemon::{self, Restart};
 use crate::mount::{Access, Account, Source, account};
 use crate::store::{
@@ -61,7 +61,8 @@ enum Outcome {
     Unknown,
 }
 
-pub(in crate::cli) fn check(typed: &CheckCredentials) -> Result<(), Failure> {
+/// `words` are what this process was started with.
+pub(in crate::cli) fn check(typed: &CheckCredentials, words: &[OsString]) -> Result<(), Failure> {
     let system = |error: anyhow::Error| Failure::new(SYSTEM, error);
     let secrets = match environment::variable(environment::CHILD) {
         Some(_) => daemon::receive_secrets().map_err(system)?,
@@ -69,7 +70,7 @@ pub(in crate::cli) fn check(typed: &CheckCredentials) -> Result<(), Failure> {
     };
     if environment::variable(environment::CHILD).is_none() && !secrets.is_empty() {
         let remove = secrets.iter().map(|(name, _)| name.clone()).collect();
-        let restart = Restart { arguments: env::args_os().skip(1).collect(), secrets, remove, mark: (environment::CHILD, "check") };
+        let restart = Restart { arguments: words.to_vec(), secrets, remove, mark: (environment::CHILD, "check") };
         return Err(system(anyhow!(daemon::replace(&restart)).context("cannot start this program again without the credentials")));
     }
     daemon::hide_memory();
@@ -77,6 +78,8 @@ pub(in crate::cli) fn check(typed: &CheckCredentials) -> Result<(), Failure> {
         region: typed.region.clone(),
         endpoints: typed.endpoint.clone(),
         path_style: typed.path_style,
+        hedging: false,
+        proxies: environment::proxies(&secrets).map_err(|error| Failure::new(USAGE, anyhow!(error)))?,
         ca_file: typed.ca_file.clone(),
         connections: CosConfig::CONNECTIONS,
         credentials: environment::sources(typed.credentials.as_ref(), typed.profile.as_deref(), &secrets)

@@ -18,12 +18,9 @@ use crate::store::{
         request::Request,
         sign::{Signer, Window},
     },
-    http::{Answer, Http, Watch},
+    http::{Answer, Http, REQUEST_ID, Watch},
 };
 use crate::support::{Clock, Ctx};
-
-/// The header that COS puts into every answer.
-const REQUEST_ID: &str = "x-cos-request-id";
 
 /// What all buckets of an account share.
 pub(super) struct Client {
@@ -97,6 +94,7 @@ impl Client {
         // A body that cannot be read explains nothing; the status is an answer all the same.
         let body = answer.document(LONGEST_DOCUMENT).await.unwrap_or_default();
         let document = Document::parse(&body);
+        watch.record().refused(document.code.as_deref());
         let wordless = matches!(operation, Operation::Head | Operation::HeadBucket);
         let temporary = window.credentials().is_temporary();
         let untimely = is_about_time(status, &document) || (wordless && status == 403);

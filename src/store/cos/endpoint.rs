@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use crate::store::BucketName;
+use crate::store::{BucketName, Proxies};
 
 /// Where buckets and the account are.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,7 @@ pub struct Endpoints {
     metadata: Option<Base>,
     sts: Option<Base>,
     path_style: bool,
+    proxies: Proxies,
 }
 
 /// Scheme and authority of a URL.
@@ -65,6 +66,16 @@ impl Endpoints {
         Ok(all)
     }
 
+    /// The same places, by way of these proxies.
+    #[must_use]
+    pub fn through(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
+    }
+
+    pub(super) fn proxies(&self) -> &Proxies {
+        &self.proxies
+    }
+
     /// The region buckets are in unless said otherwise.
     pub fn region(&self) -> Option<&str> {
         self.region.as_deref()
@@ -99,11 +110,48 @@ impl Endpoints {
         }
     }
 
+    /// Where requests about `bucket` go, or, if neither its region nor an endpoint is known, those about the account.
+    pub fn place(&self, bucket: &BucketName) -> Place {
+        let endpoint = self.bucket(bucket, None).unwrap_or_else(|| self.service());
+        let url = format!("{endpoint}{}", endpoint.root);
+        let base = Base::parse(&endpoint.to_string()).expect("an endpoint is made of what was parsed");
+        Place { base, url }
+    }
+
     /// Where the account is. An endpoint that the user gave for buckets is asked, too: it is not Tencent's.
     pub(super) fn service(&self) -> Endpoint {
         let base = self.service.as_ref().or(self.general.as_ref());
         let standard = || Base { scheme: "https", host: "service.cos.myqcloud.com".to_owned(), port: None };
         base.cloned().unwrap_or_else(standard).endpoint()
+    }
+}
+
+/// Where requests about a bucket go, for who wants to look there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    base: Base,
+    url: String,
+}
+
+impl Place {
+    /// The host, an address without brackets.
+    pub fn host(&self) -> &str {
+        self.base.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.base.port.unwrap_or(if self.is_tls() { 443 } else { 80 })
+    }
+
+    /// Whether TLS is spoken there.
+    pub fn is_tls(&self) -> bool {
+        self.base.scheme == "https"
+    }
+
+    /// Scheme, authority and, with path style, the bucket.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 }
 
