@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::common::{Mounted, refuse_writes};
+use crate::common::{Builder, Mounted, refuse_writes};
 use crate::issuer::{Issued, Issuer, Service, write_secret};
 
 /// Everything that nobody may see.
@@ -43,8 +43,14 @@ fn permit_cores() {
     setrlimit(Resource::RLIMIT_CORE, hard, hard).unwrap();
 }
 
+/// A mount that tells all it has to tell.
+fn talkative(issuer: &Issuer, access_log: &Path) -> Builder {
+    let builder = Mounted::builder().arg("--log-level").arg("trace").arg("--access-log").arg(access_log.display().to_string());
+    builder.on(Arc::clone(issuer.server()))
+}
+
 /// Reads, writes, fails to write, and looks everywhere.
-fn search(mut mount: Mounted, issuer: &Issuer, others: &[&str]) {
+fn search(mut mount: Mounted, issuer: &Issuer, access_log: &Path, others: &[&str]) {
     let at = mount.path();
     fs::write(at.join("written"), vec![7; 3 << 20]).unwrap();
     assert_eq!(fs::read(at.join("written")).unwrap().len(), 3 << 20);
@@ -58,7 +64,8 @@ fn search(mut mount: Mounted, issuer: &Issuer, others: &[&str]) {
     let found = fs::metadata(at.join("none")).unwrap_err();
     assert_eq!(found.kind(), std::io::ErrorKind::NotFound);
     let pid = mount.pid();
-    let mut places = vec![("the log".to_owned(), mount.log().into_bytes())];
+    let mut places = vec![("the log".to_owned(), mount.log().into_bytes()), ("the access log".to_owned(), fs::read(access_log).unwrap())];
+    assert!(contains(&places[1].1, "refused"), "the access log has the requests");
     for name in ["cmdline", "environ", "maps", "status", "stat", "comm"] {
         places.push((name.to_owned(), fs::read(format!("/proc/{pid}/{name}")).unwrap()));
     }
@@ -92,16 +99,15 @@ fn keys_of_the_environment_are_seen_nowhere() {
     permit_cores();
     let issuer = Issuer::new(3600);
     let own = issuer.temporary();
-    let mount = Mounted::builder()
-        .arg("--log-level")
-        .arg("trace")
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("access");
+    let mount = talkative(&issuer, &log)
         .env("COS_SECRET_ID", &own.id)
         .env("COS_SECRET_KEY", &own.key)
         .env("COS_SESSION_TOKEN", own.token.as_deref().unwrap())
         .env("TENCENTCLOUD_SECRET_KEY", "aSecondSecretThatIsNotUsed")
-        .on(Arc::clone(issuer.server()))
         .start();
-    search(mount, &issuer, &["aSecondSecretThatIsNotUsed"]);
+    search(mount, &issuer, &log, &["aSecondSecretThatIsNotUsed"]);
 }
 
 #[test]
@@ -109,16 +115,11 @@ fn keys_of_a_role_are_seen_nowhere() {
     permit_cores();
     let issuer = Issuer::new(3);
     let service = Service::start(&issuer);
-    let mount = Mounted::builder()
-        .arg("--credentials")
-        .arg("role")
-        .arg("--endpoint")
-        .arg(format!("metadata={}", service.url()))
-        .arg("--log-level")
-        .arg("trace")
-        .on(Arc::clone(issuer.server()))
-        .start();
-    search(mount, &issuer, &["exampleSecretKey"]);
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("access");
+    let mount =
+        talkative(&issuer, &log).arg("--credentials").arg("role").arg("--endpoint").arg(format!("metadata={}", service.url())).start();
+    search(mount, &issuer, &log, &["exampleSecretKey"]);
 }
 
 #[test]
@@ -131,13 +132,9 @@ fn keys_of_a_file_and_of_a_command_are_seen_nowhere() {
         let own = issuer.lasting();
         let text = if kind == "passwd:" { format!("{}:{}\n", own.id, own.key) } else { issuer.temporary().json() };
         write_secret(&path, &text);
-        let mount = Mounted::builder()
-            .arg("--credentials")
-            .arg(format!("{kind}{}", path.display()))
-            .arg("--log-level")
-            .arg("trace")
-            .on(Arc::clone(issuer.server()))
-            .start();
-        search(mount, &issuer, &[]);
+        let log = dir.path().join(format!("access-{}", own.id));
+        let mount = talkative(&issuer, &log).arg("--credentials").arg(format!("{kind}{}", path.display())).start();
+        search(mount, &issuer, &log, &[]);
+        fs::remove_file(log).unwrap();
     }
 }
