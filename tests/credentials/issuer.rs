@@ -42,6 +42,8 @@ pub struct Issuer {
     life: AtomicU64,
     issued: Mutex<Vec<Issued>>,
     down: AtomicBool,
+    /// How often somebody was not answered.
+    missed: AtomicU64,
     /// What was asked: the first line and the body of each request.
     asked: Mutex<Vec<String>>,
 }
@@ -51,7 +53,14 @@ impl Issuer {
     pub fn new(life: u64) -> Arc<Self> {
         let server = Arc::new(Server::start(Config { accounts: Vec::new(), ..Config::with_bucket(BUCKET) }).unwrap());
         let life = AtomicU64::new(life);
-        Arc::new(Self { server, life, issued: Mutex::default(), down: AtomicBool::new(false), asked: Mutex::default() })
+        Arc::new(Self {
+            server,
+            life,
+            issued: Mutex::default(),
+            down: AtomicBool::new(false),
+            missed: AtomicU64::new(0),
+            asked: Mutex::default(),
+        })
     }
 
     pub fn server(&self) -> &Arc<Server> {
@@ -69,6 +78,11 @@ impl Issuer {
     /// From now on nobody is answered, or everybody again.
     pub fn down(&self, down: bool) {
         self.down.store(down, SeqCst);
+    }
+
+    /// How often somebody was not answered.
+    pub fn missed(&self) -> u64 {
+        self.missed.load(SeqCst)
     }
 
     /// New temporary credentials.
@@ -107,6 +121,7 @@ impl Issuer {
 
     fn answer(&self, request: &str) -> Option<(u16, String)> {
         if self.down.load(SeqCst) {
+            self.missed.fetch_add(1, SeqCst);
             return None;
         }
         self.asked.lock().unwrap().push(request.to_owned());

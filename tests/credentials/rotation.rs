@@ -101,6 +101,13 @@ fn refusals(issuer: &Issuer) -> usize {
     issuer.server().log().iter().filter(|entry| matches!(entry.status, 400 | 403)).count()
 }
 
+/// A line for the log of a soak.
+fn note(summary: &str) {
+    if let Some(path) = std::env::var_os("COSMOUNT_RESULT") {
+        writeln!(File::options().create(true).append(true).open(path).unwrap(), "- {summary}").unwrap();
+    }
+}
+
 /// `COSMOUNT_TOKENS=LIFE:SECONDS` for another life of tokens and another time.
 #[test]
 fn tokens_that_end_every_few_seconds_fail_no_call() {
@@ -122,10 +129,7 @@ fn tokens_that_end_every_few_seconds_fail_no_call() {
         issued.len(),
         refusals(&issuer)
     );
-    println!("{summary}");
-    if let Some(path) = std::env::var_os("COSMOUNT_RESULT") {
-        fs::write(path, format!("{summary}.\n")).unwrap();
-    }
+    note(&summary);
     assert!(issued.len() as u64 >= time / life, "{summary}");
     // One refresh an expiry: each token was used for most of its life before the next one was asked for.
     for pair in issued.windows(2) {
@@ -172,9 +176,11 @@ fn a_rotated_file_is_picked_up_without_an_error() {
     mount.unmount();
 }
 
+/// `COSMOUNT_OUTAGE=LIFE` for another life of the role's credentials, which is about how long the role is away, too.
 #[test]
 fn a_role_that_cannot_be_had_for_a_while_is_not_missed() {
-    let issuer = Issuer::new(8);
+    let life = std::env::var("COSMOUNT_OUTAGE").map_or(8, |life| life.parse().unwrap());
+    let issuer = Issuer::new(life);
     let service = Service::start(&issuer);
     let mut mount = with_role(&service, &[]).on(Arc::clone(issuer.server())).start();
     let programs = Programs::start(&mount);
@@ -184,6 +190,8 @@ fn a_role_that_cannot_be_had_for_a_while_is_not_missed() {
     // While the old ones are valid nothing is refused, and nothing waits.
     programs.run((first.at + first.life - Duration::from_millis(300)).saturating_duration_since(Instant::now()));
     assert_eq!((refusals(&issuer), issuer.issued().len()), (0, 1));
+    assert!(issuer.missed() > 0, "others were asked for ahead of the end");
+    let before = programs.calls();
     // Past their end calls wait, and go on when it is back.
     programs.run(Duration::from_millis(1500));
     issuer.down(false);
@@ -192,6 +200,13 @@ fn a_role_that_cannot_be_had_for_a_while_is_not_missed() {
     let used = || issuer.server().log().iter().any(|entry| entry.op == Op::GetObject && matches!(entry.status, 200 | 206));
     assert!(wait(Duration::from_secs(20), used));
     assert!(back.elapsed() < Duration::from_secs(6), "{:?}", back.elapsed());
+    note(&format!(
+        "The metadata service away for {} s, from the first moment of credentials of {life} s to past their end: asked {} times in vain, \
+         {before} calls while they were valid, no call failed, back at work {} ms after its return.",
+        (back - first.at).as_secs(),
+        issuer.missed(),
+        back.elapsed().as_millis()
+    ));
     programs.end();
     mount.unmount();
 }
@@ -226,6 +241,7 @@ fn a_command_that_hangs_holds_nobody_up() {
         let before = programs.calls();
         programs.run(Duration::from_secs(3));
         assert!(programs.calls() > before);
+        note("A command that hung was killed after 30 s, past the end of its last credentials: no call failed.");
         programs.end();
     } else {
         // Its group is killed: to who asked it looks as if it had failed.

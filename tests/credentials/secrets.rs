@@ -1,13 +1,14 @@
 //! Secrets, tokens and signatures are searched for where others could find them.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Write,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use crate::common::{Mounted, refuse_writes};
+use crate::common::{Builder, Mounted, refuse_writes};
 use crate::issuer::{Issued, Issuer, Service, write_secret};
 
 /// Everything that nobody may see.
@@ -20,11 +21,7 @@ fn secrets(issuer: &Issuer, others: &[&str]) -> Vec<String> {
 }
 
 fn contains(haystack: &[u8], needle: &str) -> bool {
-    memchr(haystack, needle.as_bytes())
-}
-
-fn memchr(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window[0] == needle[0] && window == needle)
+    haystack.windows(needle.len()).any(|window| window == needle.as_bytes())
 }
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
@@ -38,20 +35,37 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Lets whoever is started from here leave a core, if it wants to.
+fn permit_cores() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    assert!(hard > 0, "a core could not be left in any case");
+    setrlimit(Resource::RLIMIT_CORE, hard, hard).unwrap();
+}
+
+/// A mount that tells all it has to tell.
+fn talkative(issuer: &Issuer, access_log: &Path) -> Builder {
+    let builder = Mounted::builder().arg("--log-level").arg("trace").arg("--access-log").arg(access_log.display().to_string());
+    builder.on(Arc::clone(issuer.server()))
+}
+
 /// Reads, writes, fails to write, and looks everywhere.
-fn search(mut mount: Mounted, issuer: &Issuer, others: &[&str]) {
+fn search(mut mount: Mounted, issuer: &Issuer, access_log: &Path, others: &[&str]) {
     let at = mount.path();
     fs::write(at.join("written"), vec![7; 3 << 20]).unwrap();
     assert_eq!(fs::read(at.join("written")).unwrap().len(), 3 << 20);
     fs::rename(at.join("written"), at.join("renamed")).unwrap();
     {
         let _refused = mount.fault(refuse_writes(403, "SignatureDoesNotMatch"));
-        assert!(fs::write(at.join("refused"), b"x").is_err());
+        let mut file = File::create(at.join("refused")).unwrap();
+        file.write_all(b"x").unwrap();
+        assert!(file.sync_all().is_err());
     }
     let found = fs::metadata(at.join("none")).unwrap_err();
     assert_eq!(found.kind(), std::io::ErrorKind::NotFound);
     let pid = mount.pid();
-    let mut places = vec![("the log".to_owned(), mount.log().into_bytes())];
+    let mut places = vec![("the log".to_owned(), mount.log().into_bytes()), ("the access log".to_owned(), fs::read(access_log).unwrap())];
+    assert!(contains(&places[1].1, "refused"), "the access log has the requests");
     for name in ["cmdline", "environ", "maps", "status", "stat", "comm"] {
         places.push((name.to_owned(), fs::read(format!("/proc/{pid}/{name}")).unwrap()));
     }
@@ -69,7 +83,7 @@ fn search(mut mount: Mounted, issuer: &Issuer, others: &[&str]) {
         }
         assert!(!contains(bytes, "q-signature="), "{place} has a signature");
     }
-    assert!(mount.log().contains("TRACE"), "the log was one at trace");
+    assert!(mount.log().contains("DEBUG refused"), "the log is one that tells much");
     // A crash leaves no core: the bytes of this process go nowhere.
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -82,38 +96,35 @@ fn search(mut mount: Mounted, issuer: &Issuer, others: &[&str]) {
 
 #[test]
 fn keys_of_the_environment_are_seen_nowhere() {
+    permit_cores();
     let issuer = Issuer::new(3600);
     let own = issuer.temporary();
-    let mount = Mounted::builder()
-        .arg("--log-level")
-        .arg("trace")
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("access");
+    let mount = talkative(&issuer, &log)
         .env("COS_SECRET_ID", &own.id)
         .env("COS_SECRET_KEY", &own.key)
         .env("COS_SESSION_TOKEN", own.token.as_deref().unwrap())
         .env("TENCENTCLOUD_SECRET_KEY", "aSecondSecretThatIsNotUsed")
-        .on(Arc::clone(issuer.server()))
         .start();
-    search(mount, &issuer, &["aSecondSecretThatIsNotUsed"]);
+    search(mount, &issuer, &log, &["aSecondSecretThatIsNotUsed"]);
 }
 
 #[test]
 fn keys_of_a_role_are_seen_nowhere() {
+    permit_cores();
     let issuer = Issuer::new(3);
     let service = Service::start(&issuer);
-    let mount = Mounted::builder()
-        .arg("--credentials")
-        .arg("role")
-        .arg("--endpoint")
-        .arg(format!("metadata={}", service.url()))
-        .arg("--log-level")
-        .arg("trace")
-        .on(Arc::clone(issuer.server()))
-        .start();
-    search(mount, &issuer, &["exampleSecretKey"]);
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("access");
+    let mount =
+        talkative(&issuer, &log).arg("--credentials").arg("role").arg("--endpoint").arg(format!("metadata={}", service.url())).start();
+    search(mount, &issuer, &log, &["exampleSecretKey"]);
 }
 
 #[test]
 fn keys_of_a_file_and_of_a_command_are_seen_nowhere() {
+    permit_cores();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys");
     for kind in ["passwd:", "command:cat "] {
@@ -121,13 +132,9 @@ fn keys_of_a_file_and_of_a_command_are_seen_nowhere() {
         let own = issuer.lasting();
         let text = if kind == "passwd:" { format!("{}:{}\n", own.id, own.key) } else { issuer.temporary().json() };
         write_secret(&path, &text);
-        let mount = Mounted::builder()
-            .arg("--credentials")
-            .arg(format!("{kind}{}", path.display()))
-            .arg("--log-level")
-            .arg("trace")
-            .on(Arc::clone(issuer.server()))
-            .start();
-        search(mount, &issuer, &[]);
+        let log = dir.path().join(format!("access-{}", own.id));
+        let mount = talkative(&issuer, &log).arg("--credentials").arg(format!("{kind}{}", path.display())).start();
+        search(mount, &issuer, &log, &[]);
+        fs::remove_file(log).unwrap();
     }
 }

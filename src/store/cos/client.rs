@@ -115,22 +115,18 @@ impl Client {
             Kind::Denied if status == 403 => Refused::Denied,
             _ => return error,
         };
-        match watch.wait(self.provider.refresh(window.credentials(), how)).await {
-            Ok(Ok(true)) => error.renewed(),
-            Ok(Ok(false)) => error,
-            Ok(Err(why)) if how == Refused::Ended && why.may_pass() => {
-                let message = format!("the credentials have expired and could not be replaced: {why}");
-                watch.error(Kind::Unavailable, message).answered(status, None, request_id)
-            }
-            Ok(Err(why)) => {
-                tracing::warn!(%why, "refused credentials could not be replaced");
-                error
-            }
-            Err(late) => {
-                tracing::warn!(%late, "refused credentials could not be replaced");
-                error
-            }
+        let (why, may_pass) = match watch.wait(self.provider.refresh(window.credentials(), how)).await {
+            Ok(Ok(true)) => return error.renewed(),
+            Ok(Ok(false)) => return error,
+            Ok(Err(why)) => (why.to_string(), why.may_pass()),
+            Err(_) => ("whoever has them takes his time".to_owned(), true),
+        };
+        if how == Refused::Ended && may_pass {
+            let message = format!("the credentials have expired and cannot be replaced now: {why}");
+            return watch.error(Kind::Unavailable, message).answered(status, None, request_id);
         }
+        tracing::warn!(%why, "refused credentials could not be replaced");
+        error
     }
 }
 

@@ -211,6 +211,21 @@ mod tests {
     }
 
     #[test]
+    fn a_window_ends_with_the_credentials_at_the_latest() {
+        let clock: Arc<dyn Clock> = Arc::new(crate::support::SystemClock);
+        let signer = Signer::new(Arc::clone(&clock));
+        let now = unix(clock.wall());
+        for (left, expected) in [(30, now + 30), (1, now + 1), (90_000, now / STEP * STEP - 60 + VALID)] {
+            let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(now + left);
+            let window = signer.window(&Arc::new(Credentials::new("i", "k").until(Some(expires))));
+            let (start, end) = window.time.split_once(';').map(|(a, b)| (a.parse::<u64>().unwrap(), b.parse::<u64>().unwrap())).unwrap();
+            // The test may cross into the next step.
+            assert!(end == expected || end == expected + STEP && left > VALID, "{left}");
+            assert!(start < end);
+        }
+    }
+
+    #[test]
     fn v1_service_with_only_the_host_signed() {
         let expected = ("", "host", "5397f0f5c2a08a2d028b155a8a055c4a13ddd2e2");
         check(("GET", "/"), &[], &[("Host", "service.cos.myqcloud.com")], expected);
