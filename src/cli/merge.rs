@@ -12,6 +12,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     ffi::OsString,
     fmt,
     path::PathBuf,
@@ -355,6 +356,9 @@ fn switch(value: &str) -> Option<bool> {
 
 /// What the parser says, without its advice about the command line.
 fn essence(error: &clap::Error) -> String {
+    if let Some(said) = of_credentials(error) {
+        return said;
+    }
     let text = error.to_string();
     let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
     let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
@@ -406,8 +410,17 @@ fn no_secrets(name: &str) -> String {
     )
 }
 
+/// What is wrong with the value of `--credentials`, which the parser would repeat: it may be a secret that somebody took for what belongs there.
+fn of_credentials(error: &clap::Error) -> Option<String> {
+    let (Some(ContextValue::String(option)), Some(why)) = (error.get(ContextKind::InvalidArg), error.source()) else { return None };
+    option.starts_with("--credentials ").then(|| format!("--credentials: {why}"))
+}
+
 /// An error about what was typed.
 fn refused(error: clap::Error) -> anyhow::Error {
+    if let Some(said) = of_credentials(&error) {
+        return anyhow!("{said}");
+    }
     if error.kind() == ErrorKind::UnknownArgument
         && let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
         && is_secret(word)

@@ -100,6 +100,7 @@ fn errors_and_exit_codes() {
         &["photos-125", nowhere, "--allow-other", "--allow-root"],
         &["photos-125", nowhere, "--secret-key=topsecret"],
         &["photos-125", nowhere, "-o", "secret_key=topsecret"],
+        &["photos-125", nowhere, "--credentials", "AKIDEXAMPLE:topsecret"],
         &["photos-125", nowhere, "-o", "metdata_ttl=60s"],
         &["photos-125", nowhere, "-o", "metadata_ttl=soon"],
         &["photos-125", nowhere, "-o", "region"],
@@ -187,10 +188,15 @@ fn completions_and_manual_know_every_option() {
         let words: Vec<&str> = ["man"].into_iter().chain(path.iter().map(String::as_str)).collect();
         assert_eq!(help(&words), fs::read_to_string(dir.path().join(&page)).unwrap(), "{page}");
     }
+    // cosmount(1) alone has the options of a mount, too.
+    let whole = help(&["man"]).replace("\\-", "-");
+    for section in ["FILES", "ENVIRONMENT", "EXIT STATUS"] {
+        assert!(whole.contains(&format!(".SH \"{section}\"")) || whole.contains(&format!(".SH {section}")), "{section}: {whole}");
+    }
     let [bash, zsh, fish] = ["bash", "zsh", "fish"].map(|shell| help(&["completions", shell]));
     let manual = help(&["man", "mount"]).replace("\\-", "-");
     for name in options() {
-        for (where_from, text) in [("bash", &bash), ("zsh", &zsh), ("manual", &manual)] {
+        for (where_from, text) in [("bash", &bash), ("zsh", &zsh), ("manual", &manual), ("manual of all", &whole)] {
             assert!(text.contains(&format!("--{name}")), "{name} is not in {where_from}");
         }
         assert!(fish.contains(&format!("-l {name}")), "{name} is not in fish");

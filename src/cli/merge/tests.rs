@@ -238,6 +238,15 @@ fn secrets_are_refused_everywhere_and_not_repeated() {
             assert!(error.contains("COS_SECRET_KEY") && !error.contains("hush"), "{name}: {error}");
         }
     }
+    for said in [
+        Layered::typed(&["--credentials", "AKIDhush:hush"]),
+        Layered::typed(&["-o", "credentials=AKIDhush:hush"]),
+        Layered::default().variable("COSMOUNT_CREDENTIALS", "AKIDhush:hush"),
+        Layered::default().file("credentials = \"AKIDhush:hush\""),
+    ] {
+        let error = said.error();
+        assert!(error.contains("--credentials: ") && !error.contains("hush"), "{error}");
+    }
     assert!(!is_secret("credentials") && !is_secret("task") && !is_secret("passwd_file"));
 }
 
