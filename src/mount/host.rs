@@ -15,6 +15,7 @@ use crate::mount::advice::Fault;
 use crate::mount::build::{open_staging, room, staging_limit};
 use crate::mount::session::Audience;
 use crate::mount::settings::{Settings, Staging};
+use crate::support::ByteSize;
 
 /// The device of the kernel's side.
 pub(super) const DEVICE: &str = "/dev/fuse";
@@ -137,7 +138,8 @@ pub fn look_at_staging(settings: &Settings) -> anyhow::Result<String> {
     };
     drop(disk);
     remove(&made);
-    Ok(format!("{}: ours alone, {room} free, at most {limit} of it used", path.display()))
+    let rounded = |size: ByteSize| ByteSize::mib(size.0 >> 20);
+    Ok(format!("{}: ours alone, {} free, at most {} of it used", path.display(), rounded(room), rounded(limit)))
 }
 
 /// Removes directories that were made only to look, those below first; none that has something in it.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
+mod misconfigured;
+
 use std::{
     fs::{self, File},
     io::Write,
