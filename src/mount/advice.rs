@@ -31,7 +31,8 @@ impl Fault {
 }
 
 /// What a mount does with a bucket, as policies name it.
-const ACTIONS: &str = "name/cos:HeadBucket, GetBucket, HeadObject, GetObject, PutObject, DeleteObject, DeleteMultipleObjects and those of multipart uploads";
+const ACTIONS: &str =
+    "name/cos:HeadBucket, GetBucket, HeadObject, GetObject, PutObject, DeleteObject, DeleteMultipleObjects and those of multipart uploads";
 
 /// What to do about a request that failed.
 pub fn for_error(source: &Source, error: &store::Error) -> String {
@@ -51,7 +52,9 @@ pub fn for_error(source: &Source, error: &store::Error) -> String {
             "this host's clock is off, and the answer's Date did not help to correct it: set the clock (timedatectl set-ntp true), and look for a proxy \
              that changes Date"
         }
-        Some("ArrearsExceeded" | "AccountArrears" | "PaymentRequired" | "UserInArrears") => "the account is in arrears: top it up in the console",
+        Some("ArrearsExceeded" | "AccountArrears" | "PaymentRequired" | "UserInArrears") => {
+            "the account is in arrears: top it up in the console"
+        }
         _ => "",
     };
     if !by_code.is_empty() {
@@ -94,7 +97,9 @@ pub fn for_way(way: Way) -> &'static str {
         Way::OtherName => "the endpoint's certificate is for another name: use the name it is for in --endpoint",
         Way::CertificateEnded => "the endpoint's certificate has ended: have it renewed, and check this host's clock (date)",
         Way::CertificateEarly => "the endpoint's certificate is not good yet: check this host's clock (date)",
-        Way::NotTls => "what listens there speaks no TLS that is safe: check whether --endpoint is to begin with http:// instead, and its port",
+        Way::NotTls => {
+            "what listens there speaks no TLS that is safe: check whether --endpoint is to begin with http:// instead, and its port"
+        }
     }
 }
 
@@ -107,7 +112,9 @@ pub fn for_region(region: &str) -> String {
 pub(super) fn for_staging(error: &OpenError) -> &'static str {
     match error {
         OpenError::InUse { .. } => "name another one with --staging, or unmount that mount",
-        OpenError::Unsafe { .. } => "name another one with --staging, or make it a directory of this user that nobody else may write to (chown, chmod 0700)",
+        OpenError::Unsafe { .. } => {
+            "name another one with --staging, or make it a directory of this user that nobody else may write to (chown, chmod 0700)"
+        }
         OpenError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => FULL_STAGING,
         OpenError::Io { .. } => "name one that this user may write to with --staging, or do without (--staging none)",
     }

@@ -18,8 +18,8 @@ use crate::local::{Disk, HostDisk, Ledger, OpenError};
 use crate::mount::advice::{self, Fault};
 use crate::mount::leftovers::{Leftovers, stale_spills};
 use crate::mount::settings::{Access, Settings, Source, Staging};
-use crate::store::cos::{Endpoints, Fixed};
-use crate::store::{self, Bucket, CosConfig, Kind, ListRequest, Service, Versioning, Way};
+use crate::store::cos::{Endpoints, NoCredentials, Provider, open_credentials};
+use crate::store::{self, Bucket, BucketName, CosConfig, Kind, ListRequest, Service, Versioning, Way};
 use crate::support::{Budget, ByteSize, Clock, Ctx, Metrics, SystemClock, TaskGroup};
 use crate::vfs::{self, Vfs};
 
@@ -112,7 +112,9 @@ fn retire(staging: Option<&Arc<HostDisk>>) {
 /// The bucket, after it has answered: it is there, and what is to be mounted may be listed.
 async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, metrics: &Metrics) -> anyhow::Result<Arc<dyn Bucket>> {
     let source = &settings.source;
-    let service = service(&settings.store, metrics, clock)?;
+    let Account { service, credentials } = account(&settings.store, Some(&source.bucket), metrics, clock)?;
+    // A request would wait for whoever has them; a person is told.
+    credentials.credentials().await.map_err(|why| no_credentials(&why))?;
     let patience = settings.io_timeout.min(STARTING);
     let look = |patience| {
         let (cx, service) = (Ctx::new(Arc::clone(clock), patience, 0, 0), Arc::clone(&service));
@@ -146,33 +148,41 @@ const STARTING: Duration = Duration::from_secs(30);
 /// After so long without an answer is looked whether waiting makes sense.
 const GLANCE: Duration = Duration::from_secs(3);
 
+/// An account, and who signs for it.
+#[derive(Debug)]
+pub struct Account {
+    /// Its buckets.
+    pub service: Arc<dyn Service>,
+    /// Who signs.
+    pub credentials: Arc<dyn Provider>,
+}
+
+/// The account, as `access` reaches it, for work on `bucket`. Sends nothing yet. Must be called within a tokio runtime.
+///
+/// # Errors
+/// A sentence about an endpoint, the credentials that were chosen, the CA file or TLS.
+pub fn account(access: &Access, bucket: Option<&BucketName>, metrics: &Metrics, clock: &Arc<dyn Clock>) -> anyhow::Result<Account> {
+    let endpoints = Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style).map_err(anyhow::Error::msg)?;
+    let credentials = open_credentials(&access.credentials, bucket, &endpoints, access.ca_file.as_deref(), clock)?;
+    let config =
+        CosConfig { endpoints, credentials: Arc::clone(&credentials), ca_file: access.ca_file.clone(), connections: access.connections };
+    let service = store::open_cos(config, metrics, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
+    Ok(Account { service, credentials })
+}
+
+/// What a person is told without credentials.
+fn no_credentials(why: &NoCredentials) -> anyhow::Error {
+    let remedy = "`cosmount credentials check` says which source is used, and --credentials names one (docs/credentials.md)";
+    Fault::new(format!("no credentials: {why}"), remedy).into()
+}
+
 fn is_worth_waiting(error: &store::Error) -> bool {
     matches!(error.kind(), Kind::Unavailable | Kind::Throttled | Kind::NoProgress | Kind::Corrupt)
         && !error.way().is_some_and(Way::is_settled)
 }
 
-/// The account, as the settings reach it. Must be called within a tokio runtime if requests are to be made on it.
-///
-/// # Errors
-/// A sentence about the endpoints, the credentials or the CA file.
-pub fn service(access: &Access, metrics: &Metrics, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Service>> {
-    let value = |name: &str| access.credentials.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-    let config = CosConfig {
-        endpoints: Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style).map_err(anyhow::Error::msg)?,
-        credentials: Arc::new(Fixed::from_environment(value)?),
-        ca_file: access.ca_file.clone(),
-        connections: access.connections,
-    };
-    store::open_cos(config, metrics, Arc::clone(clock)).map_err(anyhow::Error::msg)
-}
-
 /// The region that the account's list has the bucket in, if it was not found and that is another than the one it was looked for in.
-pub async fn elsewhere(
-    service: &Arc<dyn Service>,
-    settings: &Settings,
-    error: &store::Error,
-    clock: &Arc<dyn Clock>,
-) -> Option<String> {
+pub async fn elsewhere(service: &Arc<dyn Service>, settings: &Settings, error: &store::Error, clock: &Arc<dyn Clock>) -> Option<String> {
     let looked = settings.store.region.as_deref()?;
     let moved = error.status().is_some_and(|status| (300..400).contains(&status));
     if error.kind() != Kind::NoSuchBucket && !moved {
@@ -258,7 +268,10 @@ async fn open_ledgers(settings: &Settings, staging: Option<&Arc<HostDisk>>) -> a
 fn identity(settings: &Settings) -> String {
     let Settings { source, store, .. } = settings;
     let region = store.region.as_deref().unwrap_or_default();
-    format!("{}\n{}\n{region}\n{}", source.bucket, source.prefix, store.endpoints.join("\n"))
+    // Who hands out credentials does not change what is mounted.
+    let other = |endpoint: &&String| !endpoint.starts_with("metadata=") && !endpoint.starts_with("sts=");
+    let endpoints = store.endpoints.iter().filter(other).map(String::as_str).collect::<Vec<_>>();
+    format!("{}\n{}\n{region}\n{}", source.bucket, source.prefix, endpoints.join("\n"))
 }
 
 /// A hash, never a name from outside: it becomes a part of a path.

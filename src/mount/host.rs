@@ -103,7 +103,9 @@ pub fn others(audience: Audience) -> Result<String, Fault> {
 pub(super) fn others_refused() -> Fault {
     Fault::of_host(
         format!("user_allow_other is not set in {FUSE_CONF}"),
-        format!("add the line user_allow_other to {FUSE_CONF}, which --allow-other and --allow-root of another user than root need, or mount without"),
+        format!(
+            "add the line user_allow_other to {FUSE_CONF}, which --allow-other and --allow-root of another user than root need, or mount without"
+        ),
     )
 }
 

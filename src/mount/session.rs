@@ -31,6 +31,9 @@ use crate::mount::host::{self, HELPER};
 /// The file system type that `mount` and `/proc` show.
 pub const TYPE: &str = "fuse.cosmount";
 
+/// Where umount(8) looks for what unmounts this type.
+const UMOUNT_HELPER: &str = "/sbin/umount.fuse.cosmount";
+
 /// Readahead of the mount in KiB: 128 is what the kernel gives, 1024 read 60 % more a second (measured).
 const READ_AHEAD: &str = "1024";
 
@@ -48,7 +51,7 @@ pub enum Audience {
 /// What is mounted where and how.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
-    /// What `mount` shows as the source. Must not hold a comma: `fusermount3` takes it in a list of options.
+    /// What `mount` shows as the source.
     pub(super) source: String,
     /// An absolute path.
     pub(super) mount_point: PathBuf,
@@ -99,10 +102,9 @@ pub fn check_mount_point(path: &Path) -> Result<(), Fault> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Fault::new(format!("{shown} does not exist"), format!("make the directory first (mkdir -p {shown})")))
         }
-        Err(error) => Err(Fault::new(
-            format!("cannot look at the mount point {shown} ({error})"),
-            "name a directory that this user may enter",
-        )),
+        Err(error) => {
+            Err(Fault::new(format!("cannot look at the mount point {shown} ({error})"), "name a directory that this user may enter"))
+        }
     }
 }
 
@@ -133,9 +135,7 @@ impl Request {
         mounted.map_err(|errno| {
             let why = format!("mount(2) of {} on {} failed ({})", self.source, self.mount_point.display(), errno.desc());
             match errno {
-                Errno::EPERM => {
-                    Fault::of_host(why, "give the container the right to mount (--cap-add SYS_ADMIN), or mount outside of it")
-                }
+                Errno::EPERM => Fault::of_host(why, "give the container the right to mount (--cap-add SYS_ADMIN), or mount outside of it"),
                 Errno::ENODEV => Fault::of_host(why, "load the kernel's module (modprobe fuse)"),
                 _ => Fault::new(why, "look into the kernel's log (dmesg)"),
             }
@@ -149,7 +149,7 @@ impl Request {
         let (socket, theirs) = UnixStream::pair()?;
         let (rights, subtype) = (if self.read_only { ",ro" } else { "" }, TYPE.trim_start_matches("fuse."));
         let others = if self.audience == Audience::Owner { "" } else { ",allow_other" };
-        let options = format!("fsname={},subtype={subtype},default_permissions,nodev,nosuid{rights}{others}", self.source);
+        let options = format!("fsname={},subtype={subtype},default_permissions,nodev,nosuid{rights}{others}", in_a_list(&self.source));
         let helper = Command::new(HELPER)
             .args(["-o", &options, "--"])
             .arg(&self.mount_point)
@@ -170,9 +170,10 @@ impl Request {
                 let why = format!("{HELPER} could not mount on {} ({})", self.mount_point.display(), said.trim().escape_debug());
                 Err(match () {
                     () if said.contains("user_allow_other") => Fault { why, ..host::others_refused() },
-                    () if said.contains("failed to open /dev/fuse") || said.contains("device not found") => {
-                        Fault::of_host(why, "load the kernel's module (modprobe fuse), or give the container the device (--device /dev/fuse)")
-                    }
+                    () if said.contains("failed to open /dev/fuse") || said.contains("device not found") => Fault::of_host(
+                        why,
+                        "load the kernel's module (modprobe fuse), or give the container the device (--device /dev/fuse)",
+                    ),
                     () if said.contains("Operation not permitted") => {
                         Fault::of_host(why, format!("{HELPER} must be setuid root and allowed to mount, which a container may forbid"))
                     }
@@ -182,6 +183,11 @@ impl Request {
             }
         }
     }
+}
+
+/// As `fusermount3` reads a value in its list of options: a comma or a backslash in it stands behind a backslash.
+fn in_a_list(value: &str) -> String {
+    value.replace('\\', "\\\\").replace(',', "\\,")
 }
 
 /// The descriptor that the other side sends with one byte, if it sends one.
@@ -243,6 +249,24 @@ impl Mounted {
         }
     }
 
+    /// Tells umount(8) that this mount has a helper, which waits for what is to be sent. It looks for one only where libmount's table of user
+    /// space options names it (measured, util-linux 2.38: for FUSE it asks statfs(2) else, which knows no subtype), and the table is libmount's own:
+    /// so mount(8) is asked to write the line, all but the mount itself.
+    pub(super) fn name_helper(&self, source: &str) {
+        if !geteuid().is_root() || !Path::new(UMOUNT_HELPER).exists() {
+            return;
+        }
+        let options = format!("uhelper={TYPE}");
+        run_fake("mount", &["-t", TYPE, "-o", &options, "--", source], &self.mount_point);
+    }
+
+    /// Takes the line away that [`Mounted::name_helper`] had written.
+    fn forget_helper(&self) {
+        if geteuid().is_root() && Path::new(UMOUNT_HELPER).exists() {
+            run_fake("umount", &["--"], &self.mount_point);
+        }
+    }
+
     /// Takes the mount away at once; who still uses it keeps it until done. Nothing happens if it is gone already or something else lies on top.
     ///
     /// # Errors
@@ -253,6 +277,7 @@ impl Mounted {
         }
         let shown = self.mount_point.display();
         if geteuid().is_root() {
+            self.forget_helper();
             return umount2(&self.mount_point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
                 .with_context(|| format!("cannot unmount {shown}"));
         }
@@ -270,6 +295,19 @@ impl Mounted {
     /// The mount cannot be opened, or a page was refused.
     pub fn write_back_pages(&self) -> io::Result<()> {
         Ok(nix::unistd::syncfs(File::open(&self.mount_point)?)?)
+    }
+}
+
+/// Runs mount(8) or umount(8) for its books alone: no system call, no helper.
+fn run_fake(program: &str, words: &[&str], mount_point: &Path) {
+    let mut command = Command::new(program);
+    command.args(["--fake", "--internal-only"]).args(words).arg(mount_point);
+    match command.stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            tracing::debug!(program, said = %String::from_utf8_lossy(&output.stderr).trim().escape_debug(), "libmount's table stays as it is")
+        }
+        Err(error) => tracing::debug!(program, %error, "libmount's table stays as it is"),
     }
 }
 
@@ -310,6 +348,11 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_in_a_list_ends_where_it_should() {
+        assert_eq!(in_a_list(r"cos://b-125/a,allow_other/b\"), r"cos://b-125/a\,allow_other/b\\");
+    }
 
     #[test]
     fn mountinfo_lines_are_read() {

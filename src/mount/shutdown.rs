@@ -19,6 +19,7 @@ use crate::fuse::{self, Serving};
 use crate::mount::build::{self, Rooms};
 use crate::mount::daemon::{Registration, Status};
 use crate::mount::host;
+use crate::mount::service_manager::ServiceManager;
 use crate::mount::session::{Audience, Mounted, Request, check_mount_point};
 use crate::mount::settings::Settings;
 use crate::mount::telemetry::Logging;
@@ -41,6 +42,7 @@ pub struct Running {
     serving: Serving,
     signals: Signals,
     registration: Option<Registration>,
+    manager: ServiceManager,
 }
 
 /// The signals that stop a mount, caught from before it works.
@@ -71,7 +73,7 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
     };
     logging.obey(rooms.runtime.handle())?;
     let request = Request {
-        source: format!("cosmount#{}", settings.source.bucket),
+        source: settings.source.typed.clone(),
         mount_point: settings.mount_point.clone(),
         read_only: settings.vfs.read_only,
         audience: settings.audience,
@@ -101,6 +103,7 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
         }
     };
     mounted.raise_readahead();
+    mounted.name_helper(&settings.source.typed);
     let registration = match Registration::new(&settings.runtime_directory, &mounted) {
         Ok(registration) => Some(registration),
         Err(error) => {
@@ -113,7 +116,9 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
         rooms.tasks.spawn(leftovers.clean_up(Arc::clone(&rooms.bucket), Arc::clone(&rooms.clock)));
     }
     tracing::info!("{} is mounted on {}", settings.source, settings.mount_point.display());
-    Ok(Running { rooms, settings, mounted, serving, signals, registration })
+    let manager = ServiceManager::at(settings.notify_socket.as_ref());
+    manager.ready(&format!("{} on {}", settings.source, settings.mount_point.display()));
+    Ok(Running { rooms, settings, mounted, serving, signals, registration, manager })
 }
 
 impl Running {
@@ -139,7 +144,7 @@ impl Running {
     }
 
     fn until(self, asked: Option<&'static str>) -> anyhow::Result<Left> {
-        let Self { rooms, settings, mounted, mut serving, mut signals, registration } = self;
+        let Self { rooms, settings, mounted, mut serving, mut signals, registration, manager } = self;
         let Rooms { runtime, clock, tasks, staging, ledger, data, notify, vfs, .. } = rooms;
         let stop = Stop {
             clock: &clock,
@@ -147,6 +152,7 @@ impl Running {
             vfs: &vfs,
             mounted: &mounted,
             registration: registration.as_ref(),
+            manager: &manager,
             patience: settings.drain_timeout,
         };
         let (left, unmounted) = runtime.block_on(async {
@@ -166,6 +172,7 @@ impl Running {
                     true
                 }
             };
+            manager.stopping();
             if !by_kernel {
                 stop.write_back_pages().await;
             }
@@ -204,6 +211,7 @@ struct Stop<'a> {
     vfs: &'a Arc<Vfs>,
     mounted: &'a Mounted,
     registration: Option<&'a Registration>,
+    manager: &'a ServiceManager,
     patience: Duration,
 }
 
@@ -227,6 +235,7 @@ impl Stop<'_> {
         loop {
             let bytes = self.data.dirty_bytes();
             self.say(&Status::Draining { bytes });
+            self.manager.draining(bytes);
             tokio::select! {
                 biased;
                 left = &mut draining => return (left, if left.files == 0 { STEP } else { Duration::ZERO }),

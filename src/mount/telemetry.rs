@@ -179,7 +179,9 @@ impl Logging {
         for file in &self.files {
             match file.reopen() {
                 Ok(()) => tracing::info!(path = %file.path.display(), "the log begins here, after SIGHUP"),
-                Err(error) => tracing::warn!(path = %file.path.display(), %error, "the log file cannot be opened anew; the old one is kept"),
+                Err(error) => {
+                    tracing::warn!(path = %file.path.display(), %error, "the log file cannot be opened anew; the old one is kept")
+                }
             }
         }
     }

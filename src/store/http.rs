@@ -64,7 +64,12 @@ impl Http {
             .pool_idle_timeout(IDLE)
             .tls_version_min(reqwest::tls::Version::TLS_1_2);
         if let Some(file) = ca_file {
-            let pem = std::fs::read(file).map_err(|error| format!("cannot read the CA file {}: {error}: --ca-file must name a file of PEM certificates that this user may read", file.display()))?;
+            let pem = std::fs::read(file).map_err(|error| {
+                format!(
+                    "cannot read the CA file {}: {error}: --ca-file must name a file of PEM certificates that this user may read",
+                    file.display()
+                )
+            })?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| bad_ca(file, &error))?;
             if certificates.is_empty() {
                 return Err(format!("the CA file {} holds no certificate: --ca-file must name a file of PEM certificates", file.display()));
@@ -95,6 +100,22 @@ impl Http {
         let answer = Answer { response, watch: watch.clone() };
         watch.record.answered(answer.status(), answer.header(REQUEST_ID));
         Ok(answer)
+    }
+}
+
+impl Http {
+    /// Sends a request to somebody else than a store and returns status and body, at most `longest` bytes. The caller bounds the time.
+    pub(super) async fn plain(&self, request: reqwest::Request, longest: usize) -> std::result::Result<(u16, Bytes), String> {
+        let told = |error: reqwest::Error| chain(&error.without_url());
+        let mut response = self.0.execute(request).await.map_err(told)?;
+        let mut body = Vec::new();
+        while let Some(bytes) = response.chunk().await.map_err(told)? {
+            if body.len() + bytes.len() > longest {
+                return Err(format!("the answer is longer than {longest} bytes"));
+            }
+            body.extend_from_slice(&bytes);
+        }
+        Ok((response.status().as_u16(), body.into()))
     }
 }
 

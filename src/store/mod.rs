@@ -128,7 +128,7 @@ pub trait Bucket: Debug + Send + Sync {
 pub struct CosConfig {
     /// Where buckets and the account are: [`cos::Endpoints::parse`].
     pub endpoints: cos::Endpoints,
-    /// Who signs: [`cos::Fixed::from_environment`], or another provider.
+    /// Who signs: [`cos::open_credentials`], or [`cos::Fixed`].
     pub credentials: Arc<dyn cos::Provider>,
     /// A PEM file of authorities trusted beside the system's.
     pub ca_file: Option<PathBuf>,

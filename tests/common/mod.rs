@@ -26,6 +26,7 @@ pub struct Builder {
     args: Vec<String>,
     environment: Vec<(String, String)>,
     config: Option<Config>,
+    server: Option<Arc<Server>>,
     prefix: String,
     without_staging: bool,
 }
@@ -61,6 +62,12 @@ impl Builder {
         self
     }
 
+    /// Uses this emulator, which has the bucket.
+    pub fn on(mut self, server: Arc<Server>) -> Self {
+        self.server = Some(server);
+        self
+    }
+
     /// Mounts what is below this prefix (ending in `/`).
     pub fn prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
@@ -75,7 +82,8 @@ impl Builder {
 
     /// Starts the emulator and mounts.
     pub fn start(self) -> Mounted {
-        let server = Arc::new(Server::start(self.config.unwrap_or_else(|| Config::with_bucket(BUCKET))).unwrap());
+        let fresh = || Arc::new(Server::start(self.config.unwrap_or_else(|| Config::with_bucket(BUCKET))).unwrap());
+        let server = self.server.unwrap_or_else(fresh);
         let directory = Arc::new(tempfile::Builder::new().prefix("cosmount-test-").tempdir().unwrap());
         fs::create_dir(directory.path().join("mnt")).unwrap();
         let Self { prefix, environment, args, without_staging, .. } = self;

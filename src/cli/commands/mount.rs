@@ -4,7 +4,7 @@
 //! without them, in the background or in its own place.
 
 use std::{
-    env,
+    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,7 +25,8 @@ use crate::support::ByteSize;
 const BACKGROUND: &str = "background";
 const FOREGROUND: &str = "foreground";
 
-pub(in crate::cli) fn run(mount: &Mount) -> Result<(), Failure> {
+/// `words` are what this process was started with: the one that stays is given the same.
+pub(in crate::cli) fn run(mount: &Mount, words: &[OsString]) -> Result<(), Failure> {
     let failed = |error: anyhow::Error| Failure::new(code(&error), error.context(format!("cannot mount {}", mount.source)));
     let child = environment::variable(environment::CHILD);
     let credentials = match child {
@@ -41,24 +42,24 @@ pub(in crate::cli) fn run(mount: &Mount) -> Result<(), Failure> {
             // Known before anything is started, so it need not come back through a pipe.
             check_mount_point(&settings.mount_point).map_err(|fault| failed(fault.into()))?;
             if !mount.foreground {
-                launch(mount, credentials)
+                launch(mount, words, credentials)
             } else if credentials.is_empty() {
                 in_front(mount, settings)
             } else {
-                let error = daemon::replace(&restart(FOREGROUND, credentials));
+                let error = daemon::replace(&restart(words, FOREGROUND, credentials));
                 Err(failed(anyhow!(error).context("cannot start this program again without the credentials in its environment")))
             }
         }
     }
 }
 
-fn restart(as_what: &'static str, secrets: Vec<(String, String)>) -> Restart {
+fn restart(words: &[OsString], as_what: &'static str, secrets: Vec<(String, String)>) -> Restart {
     let remove = secrets.iter().map(|(name, _)| name.clone()).collect();
-    Restart { arguments: env::args_os().skip(1).collect(), secrets, remove, mark: (environment::CHILD, as_what) }
+    Restart { arguments: words.to_vec(), secrets, remove, mark: (environment::CHILD, as_what) }
 }
 
-fn launch(mount: &Mount, credentials: Vec<(String, String)>) -> Result<(), Failure> {
-    let launched = daemon::launch(&restart(BACKGROUND, credentials)).map_err(|error| Failure::new(FAILED, error))?;
+fn launch(mount: &Mount, words: &[OsString], credentials: Vec<(String, String)>) -> Result<(), Failure> {
+    let launched = daemon::launch(&restart(words, BACKGROUND, credentials)).map_err(|error| Failure::new(FAILED, error))?;
     match launched {
         Launched::Ready(pid) => {
             let at = mount.mountpoint.display();
@@ -91,8 +92,8 @@ fn background(mount: &Mount, settings: Settings) -> Result<(), Failure> {
 fn in_front(mount: &Mount, settings: Settings) -> Result<(), Failure> {
     // A unit's standard error is the journal already; told directly, it has levels.
     let log = if environment::journal_reads_stderr() { LogTo::System } else { LogTo::Terminal };
-    let running = begin(mount, log, settings)
-        .map_err(|error| Failure::new(code(&error), error.context(format!("cannot mount {}", mount.source))))?;
+    let running =
+        begin(mount, log, settings).map_err(|error| Failure::new(code(&error), error.context(format!("cannot mount {}", mount.source))))?;
     end(running.serve())
 }
 
@@ -136,12 +137,12 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
         source: mount.source.clone(),
         mount_point: resolve(&mount.mountpoint).context("the mount point")?,
         store: Access {
-            region: mount.region.clone(),
+            region: mount.region.as_ref().or(mount.source.region.as_ref()).cloned(),
             endpoints: mount.endpoint.clone(),
             path_style: mount.path_style,
             ca_file: mount.ca_file.as_deref().map(std::path::absolute).transpose()?,
             connections: mount.connections,
-            credentials,
+            credentials: environment::sources(mount.credentials.as_ref(), mount.profile.as_deref(), &credentials)?,
         },
         audience: match (mount.allow_other, mount.allow_root) {
             (true, _) => Audience::Everybody,
@@ -191,6 +192,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             defect: None,
         },
         runtime_directory: environment::runtime_directory(),
+        notify_socket: environment::variable("NOTIFY_SOCKET").map(Into::into),
     };
     if let Some(defect) = environment::defect() {
         settings.build_in(&defect)?;

@@ -17,6 +17,8 @@ pub struct Endpoints {
     general: Option<Base>,
     regions: BTreeMap<String, Base>,
     service: Option<Base>,
+    metadata: Option<Base>,
+    sts: Option<Base>,
     path_style: bool,
 }
 
@@ -39,7 +41,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoints {
-    /// From what the user typed: a region, and any number of `URL`, `REGION=URL` and `service=URL`.
+    /// From what the user typed: a region, and any number of `URL`, `REGION=URL`, `service=URL`, `metadata=URL` and `sts=URL`.
     ///
     /// # Errors
     /// A sentence that says what is wrong with which of them.
@@ -51,6 +53,8 @@ impl Endpoints {
         for endpoint in endpoints.iter().map(AsRef::as_ref) {
             match endpoint.split_once('=') {
                 Some(("service", url)) => all.service = Some(Base::parse(url)?),
+                Some(("metadata", url)) => all.metadata = Some(Base::parse(url)?),
+                Some(("sts", url)) => all.sts = Some(Base::parse(url)?),
                 Some((region, url)) => {
                     all.regions.insert(label(region)?.to_owned(), Base::parse(url)?);
                     all.region.get_or_insert_with(|| region.to_owned());
@@ -64,6 +68,16 @@ impl Endpoints {
     /// The region buckets are in unless said otherwise.
     pub fn region(&self) -> Option<&str> {
         self.region.as_deref()
+    }
+
+    /// Where a machine asks about itself, as the beginning of a URL.
+    pub(super) fn metadata(&self) -> String {
+        self.metadata.as_ref().map_or_else(|| "http://metadata.tencentyun.com".to_owned(), |base| base.clone().endpoint().to_string())
+    }
+
+    /// Where identities are exchanged for credentials, as the beginning of a URL.
+    pub(super) fn sts(&self) -> String {
+        self.sts.as_ref().map_or_else(|| "https://sts.tencentcloudapi.com".to_owned(), |base| base.clone().endpoint().to_string())
     }
 
     /// Where `bucket` is, in `region` or else the one given; `None` if neither a region nor an endpoint is known.
@@ -214,6 +228,15 @@ mod tests {
         assert_eq!(at(&[]), "https://service.cos.myqcloud.com");
         assert_eq!(at(&["http://127.0.0.1:1"]), "http://127.0.0.1:1");
         assert_eq!(at(&["http://127.0.0.1:1", "service=http://127.0.0.1:2"]), "http://127.0.0.1:2");
+    }
+
+    #[test]
+    fn who_hands_out_credentials_is_nobodys_region() {
+        let all = Endpoints::parse(None, &["metadata=http://127.0.0.1:3", "sts=https://sts.local"], false).unwrap();
+        assert_eq!((all.metadata(), all.sts(), all.region()), ("http://127.0.0.1:3".to_owned(), "https://sts.local".to_owned(), None));
+        let usual = Endpoints::default();
+        assert_eq!(usual.metadata(), "http://metadata.tencentyun.com");
+        assert_eq!(usual.sts(), "https://sts.tencentcloudapi.com");
     }
 
     #[test]

@@ -25,7 +25,8 @@ use tokio::time::Instant;
 
 use crate::store::{
     Acl, Body, Bucket, BucketInfo, BucketName, Capabilities, CommitToken, Error, Head, Key, Kind, ListRequest, Meta, ObjectVersion,
-    OpenUpload, Operation, Outcome, Page, Part, PartNumber, Payload, Replaces, Result, Service, Stored, Tags, Upload, access, checksum::combine,
+    OpenUpload, Operation, Outcome, Page, Part, PartNumber, Payload, Replaces, Result, Service, Stored, Tags, Upload, access,
+    checksum::combine,
 };
 use crate::support::Ctx;
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::cli::commands::doctor::{Patient, finding::Report};
 use crate::mount::advice;
-use crate::mount::{self, Source};
+use crate::mount::{self, Account, Settings, Source};
 use crate::store::{self, Bucket, CommitToken, Key, Kind, ListRequest, Meta, Payload, Replaces, Segment, Service};
 use crate::support::Metrics;
 
@@ -18,15 +18,27 @@ const PROBE: &[u8] = b"cosmount doctor";
 const CHECKS: [&str; 5] = ["signature", "bucket", "region", "list", "get"];
 const WRITES: [&str; 3] = ["put", "upload", "delete"];
 
+/// The account, once there is somebody to sign for it.
+async fn account(patient: &Patient) -> anyhow::Result<Arc<dyn Service>> {
+    let Settings { store, source, .. } = &patient.settings;
+    let Account { service, credentials } = mount::account(store, Some(&source.bucket), &Metrics::default(), &patient.clock)?;
+    credentials.credentials().await?;
+    Ok(service)
+}
+
 /// Asks the bucket, unless the way there is none.
 pub(super) async fn examine(patient: &Patient, report: &mut Report, way: Result<(), String>) {
-    let service = match mount::service(&patient.settings.store, &Metrics::default(), &patient.clock) {
+    let service = match account(patient).await {
         Ok(service) => {
             report.good("credentials", "there");
             service
         }
         Err(error) => {
-            report.bad("credentials", format!("{error:#}"), "give the credentials in COS_SECRET_ID and COS_SECRET_KEY");
+            report.bad(
+                "credentials",
+                format!("{error:#}"),
+                "`cosmount credentials check` says which source is used, and --credentials names one",
+            );
             return rest(patient, report, &CHECKS, "there are no credentials");
         }
     };

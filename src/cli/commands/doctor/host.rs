@@ -20,7 +20,11 @@ pub(super) fn examine(patient: &Patient, report: &mut Report) {
     tell(report, "user_allow_other", host::others(settings.audience));
     if patient.at {
         let point = &settings.mount_point;
-        tell(report, "mount point", check_mount_point(point).and_then(|()| owned(patient)).map(|()| format!("{} is a directory", point.display())));
+        tell(
+            report,
+            "mount point",
+            check_mount_point(point).and_then(|()| owned(patient)).map(|()| format!("{} is a directory", point.display())),
+        );
     } else {
         report.not_tried("mount point", "none was named");
     }

@@ -64,7 +64,11 @@ pub(super) async fn examine(patient: &Patient, report: &mut Report) -> Result<()
             date
         }
         (Ok(date), None) => {
-            report.doubtful("TLS", format!("not used: {} is http", place.url()), "use an endpoint of https, unless the network is your own");
+            report.doubtful(
+                "TLS",
+                format!("not used: {} is http", place.url()),
+                "use an endpoint of https, unless the network is your own",
+            );
             date
         }
         (Err(trouble), Some(version)) if trouble.way.is_some_and(crate::store::Way::is_settled) => {
@@ -129,7 +133,8 @@ fn clock(patient: &Patient, report: &mut Report, place: &Place, date: Option<Sys
     if off < NOTHING {
         report.good("clock", "as the endpoint's");
     } else {
-        let detail = format!("this host's clock is {} s {word} the endpoint's; signatures are corrected by it, file times are not", off.as_secs());
+        let detail =
+            format!("this host's clock is {} s {word} the endpoint's; signatures are corrected by it, file times are not", off.as_secs());
         report.doubtful("clock", detail, "set the clock: timedatectl set-ntp true");
     }
 }
