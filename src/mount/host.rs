@@ -29,7 +29,11 @@ const FUSE_CONF: &str = "/etc/fuse.conf";
 /// # Errors
 /// What keeps it from that.
 pub(super) fn check() -> Result<(), Fault> {
-    if geteuid().is_root() { open_device().map(drop) } else { helper().map(drop) }
+    if !geteuid().is_root() {
+        helper()?;
+    }
+    // The helper opens it with the rights of its caller.
+    open_device().map(drop)
 }
 
 /// Opens `/dev/fuse`.
@@ -45,26 +49,11 @@ pub fn open_device() -> Result<File, Fault> {
             }
             Some(Errno::EACCES | Errno::EPERM) => Fault::of_host(
                 format!("{DEVICE} may not be opened ({error})"),
-                format!("give the container the device (--device {DEVICE}), or this user the right to it"),
+                format!("let this user read and write it (chmod 0666 {DEVICE}), or give the container the device (--device {DEVICE})"),
             ),
             _ => Fault::of_host(format!("{DEVICE} cannot be opened ({error})"), module),
         }
     })
-}
-
-/// Whether `/dev/fuse` is there for `fusermount3`, which opens it for other users than root.
-///
-/// # Errors
-/// It is not.
-pub fn look_at_device() -> Result<(), Fault> {
-    if geteuid().is_root() {
-        return open_device().map(drop);
-    }
-    match fs::metadata(DEVICE) {
-        Ok(_) => Ok(()),
-        // Only to have the same words for it.
-        Err(_) => open_device().map(drop),
-    }
 }
 
 /// What `fusermount3` says of its version.

@@ -35,8 +35,13 @@ struct Scene {
     path: Option<PathBuf>,
     /// Kept until the end.
     held: Vec<Box<dyn std::any::Any>>,
-    /// What was in the directory before, so that only what is new counts as left behind.
-    before: Vec<PathBuf>,
+}
+
+/// What was there before a command: only what is new is left behind by it.
+struct Before {
+    files: Vec<PathBuf>,
+    mounts: Vec<String>,
+    objects: Vec<String>,
 }
 
 /// What is expected of both commands.
@@ -82,7 +87,6 @@ impl Scene {
             by: Vec::new(),
             path: None,
             held: Vec::new(),
-            before: Vec::new(),
         }
     }
 
@@ -127,7 +131,7 @@ impl Scene {
         self
     }
 
-    /// Runs the program as a user who may enter, and owns the mount point.
+    /// Runs the program as a user who may enter, owns the mount point, and may use a /dev/fuse of the program's own namespace.
     fn as_nobody(mut self) -> Self {
         fs::set_permissions(self.dir.path(), Permissions::from_mode(0o755)).unwrap();
         chown(&self.at, Some(NOBODY), Some(NOBODY)).unwrap();
@@ -135,14 +139,17 @@ impl Scene {
         fs::create_dir(&own).unwrap();
         chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
         self.staging = own.join("staging");
-        let nobody = NOBODY.to_string();
-        self.by = ["setpriv", "--reuid", &nobody, "--regid", &nobody, "--clear-groups"].map(str::to_owned).to_vec();
-        self
+        let device = self.root().join("fuse");
+        let script = format!("mknod -m 0666 {0} c 10 229 && mount --bind {0} /dev/fuse && rm {0}", device.display());
+        self.in_a_namespace_with(&script, &format!("setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups"))
     }
 
-    /// Runs the program in a mount namespace in which this was done first.
-    fn in_a_namespace_with(mut self, script: &str) -> Self {
-        self.by = ["unshare", "-m", "sh", "-ec", &format!("{script}; exec \"$@\""), "sh"].map(str::to_owned).to_vec();
+    /// Runs the program in a mount namespace in which this was done first, and through `by`.
+    fn in_a_namespace_with(mut self, script: &str, by: &str) -> Self {
+        let path = which("env");
+        self.by = ["unshare", "-m", "sh", "-ec", &format!("{script}; exec {by} {path} ${{OWN_PATH:+PATH=$OWN_PATH}} \"$@\""), "sh"]
+            .map(str::to_owned)
+            .to_vec();
         self
     }
 
@@ -170,7 +177,7 @@ impl Scene {
         command.envs(self.secrets.iter().map(|(name, value)| (name, value)));
         if let Some(path) = &self.path {
             // Only for the program: what runs it is found before.
-            command.env("PATH", path);
+            command.env("OWN_PATH", path);
         }
         command
     }
@@ -183,10 +190,8 @@ impl Scene {
         files
     }
 
-    fn check(mut self, expected: &Expected) {
-        self.before = self.files();
-        let objects = self.server.keys(BUCKET, "");
-        let mounts = self.mounts();
+    fn check(&self, expected: &Expected) {
+        let before = Before { files: self.files(), mounts: self.mounts(), objects: self.server.keys(BUCKET, "") };
         let output = self.command("mount", &[]).output().unwrap();
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(expected.code), "{said}{}", text(&output.stdout));
@@ -196,7 +201,7 @@ impl Scene {
         for word in expected.says {
             assert!(said.contains(word), "{word:?} is not in: {said}");
         }
-        self.nothing_is_left("mount", &objects, &mounts);
+        self.nothing_is_left("mount", &before);
 
         let output = self.command("doctor", &["--write"]).output().unwrap();
         let said = text(&output.stdout);
@@ -214,7 +219,7 @@ impl Scene {
             }
         }
         assert!(!said.contains("exampleSecretKey"), "{said}");
-        self.nothing_is_left("doctor", &objects, &mounts);
+        self.nothing_is_left("doctor", &before);
     }
 
     fn mounts(&self) -> Vec<String> {
@@ -223,10 +228,10 @@ impl Scene {
         all.lines().filter(|line| line.contains(root.to_str().unwrap())).map(str::to_owned).collect()
     }
 
-    fn nothing_is_left(&self, after: &str, objects: &[String], mounts: &[String]) {
-        assert_eq!(self.mounts(), mounts, "mounts after {after}");
-        assert_eq!(self.files(), self.before, "files after {after}");
-        assert_eq!(self.server.keys(BUCKET, ""), objects, "objects after {after}");
+    fn nothing_is_left(&self, after: &str, before: &Before) {
+        assert_eq!(self.mounts(), before.mounts, "mounts after {after}");
+        assert_eq!(self.files(), before.files, "files after {after}");
+        assert_eq!(self.server.keys(BUCKET, ""), before.objects, "objects after {after}");
         assert!(self.server.uploads(BUCKET).is_empty(), "uploads after {after}");
         let root = self.root();
         let root = root.to_str().unwrap();
@@ -273,7 +278,11 @@ fn a_redirect_to_another_region_is_not_followed_and_said() {
 #[test]
 fn wrong_key_id() {
     let scene = Scene::new().secret("COS_SECRET_ID", "AKIDWRONG");
-    scene.check(&failed(&["InvalidAccessKeyId (403)", "request ", "no such SecretId"], "signature", &["InvalidAccessKeyId", "no such SecretId"]));
+    scene.check(&failed(
+        &["InvalidAccessKeyId (403)", "request ", "no such SecretId"],
+        "signature",
+        &["InvalidAccessKeyId", "no such SecretId"],
+    ));
 }
 
 #[test]
@@ -336,6 +345,35 @@ fn a_clock_that_cannot_be_corrected() {
         "signature",
         &["RequestTimeTooSkewed", "timedatectl"],
     ));
+}
+
+#[test]
+fn a_credential_file_that_everybody_may_read() {
+    let mut scene = Scene::new();
+    scene.secrets.clear();
+    let file = scene.file("passwd", "example-1250000000:AKIDEXAMPLE:exampleSecretKey\n");
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let scene = scene.words(&["--credentials", &format!("passwd:{}", file.display())]);
+    scene.check(&failed(&["passwd", "0644", "chmod"], "credentials", &["passwd", "0644", "chmod"]));
+}
+
+#[test]
+fn a_credential_file_that_is_not_there() {
+    let mut scene = Scene::new();
+    scene.secrets.clear();
+    let file = scene.root().join("none").join("passwd");
+    let scene = scene.words(&["--credentials", &format!("passwd:{}", file.display())]);
+    scene.check(&failed(&["none/passwd", "credentials"], "credentials", &["none/passwd"]));
+}
+
+#[test]
+fn a_credential_file_that_cannot_be_read() {
+    let mut scene = Scene::new();
+    scene.secrets.clear();
+    let file = scene.file("passwd", "example-1250000000:AKIDEXAMPLE:exampleSecretKey\n");
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let scene = scene.as_nobody().words(&["--credentials", &format!("passwd:{}", file.display())]);
+    scene.check(&failed(&["passwd", "credentials"], "credentials", &["passwd"]));
 }
 
 // The way.
@@ -416,12 +454,12 @@ fn a_ca_file_that_is_none() {
 
 #[test]
 fn no_dev_fuse() {
-    // The program needs /dev/null of its own.
-    let hide = "touch \"$0.null\" && mount --bind /dev/null \"$0.null\" && mount -t tmpfs none /dev && mknod /dev/null c 1 3 && umount \"$0.null\"";
-    let mut scene = Scene::new();
-    let script = hide.replace("$0", scene.root().join("mnt").to_str().unwrap());
-    scene = scene.in_a_namespace_with(&script);
-    fs::write(scene.root().join("mnt.null"), "").unwrap();
+    // The program needs a /dev/null, and its way into the namespace a place for it.
+    let scene = Scene::new();
+    let null = scene.file("null", "");
+    let script =
+        format!("mount --bind /dev/null {0} && mount -t tmpfs none /dev && touch /dev/null && mount --bind {0} /dev/null", null.display());
+    let scene = scene.in_a_namespace_with(&script, "");
     scene.check(&Expected {
         code: 2,
         says: &["there is no /dev/fuse", "modprobe fuse"],
@@ -431,7 +469,7 @@ fn no_dev_fuse() {
 
 #[test]
 fn a_dev_fuse_without_a_driver() {
-    let scene = Scene::new().in_a_namespace_with("mount --bind /etc/hostname /dev/fuse && mount -o remount,ro,bind /dev/fuse");
+    let scene = Scene::new().in_a_namespace_with("mount --bind /etc/hostname /dev/fuse && mount -o remount,ro,bind /dev/fuse", "");
     scene.check(&Expected {
         code: 2,
         says: &["/dev/fuse cannot be opened", "modprobe fuse"],
@@ -440,9 +478,19 @@ fn a_dev_fuse_without_a_driver() {
 }
 
 #[test]
+fn a_dev_fuse_that_the_user_may_not_open() {
+    let mut scene = Scene::new().as_nobody();
+    scene.by[4] = scene.by[4].replace("-m 0666", "-m 0600");
+    scene.check(&Expected {
+        code: 2,
+        says: &["/dev/fuse may not be opened", "chmod 0666"],
+        doctor: Some(("/dev/fuse", &["/dev/fuse may not be opened", "chmod 0666"])),
+    });
+}
+
+#[test]
 fn no_fusermount3() {
     let mut scene = Scene::new().as_nobody();
-    scene.by[0] = which("setpriv");
     scene.path = Some("/nonexistent".into());
     scene.check(&Expected {
         code: 2,
@@ -455,11 +503,9 @@ fn no_fusermount3() {
 fn no_user_allow_other() {
     let scene = Scene::new();
     let conf = scene.file("fuse.conf", "#user_allow_other\n");
+    fs::set_permissions(&conf, Permissions::from_mode(0o644)).unwrap();
     let mut scene = scene.as_nobody().words(&["--allow-other"]);
-    let nobody = std::mem::take(&mut scene.by).join(" ");
-    scene = scene.in_a_namespace_with(&format!("mount --bind {} /etc/fuse.conf", conf.display()));
-    let script = scene.by[3].replace("exec ", &format!("exec {nobody} "));
-    scene.by[3] = script;
+    scene.by[4] = format!("mount --bind {} /etc/fuse.conf && {}", conf.display(), scene.by[4]);
     scene.check(&Expected {
         code: 2,
         says: &["user_allow_other", "/etc/fuse.conf", "add the line"],
@@ -506,6 +552,7 @@ fn a_stale_mount_point() {
     first.wait().unwrap();
     let unmount = Unmount(at);
     scene.check(&failed(&["process has died", "cosmount umount"], "mount point", &["process has died", "cosmount umount"]));
+    // Before the directory goes.
     drop(unmount);
 }
 
@@ -679,8 +726,22 @@ fn a_healthy_mount_is_found_healthy_in_text_and_json() {
     assert_eq!(report["faults"], 0, "{report}");
     let checks: Vec<_> = report["checks"].as_array().unwrap().iter().map(|check| check["check"].as_str().unwrap()).collect();
     let expected = [
-        "DNS", "TCP", "TLS", "clock", "credentials", "signature", "bucket", "region", "list", "get", "/dev/fuse", "fusermount3",
-        "user_allow_other", "mount point", "staging", "kernel",
+        "DNS",
+        "TCP",
+        "TLS",
+        "clock",
+        "credentials",
+        "signature",
+        "bucket",
+        "region",
+        "list",
+        "get",
+        "/dev/fuse",
+        "fusermount3",
+        "user_allow_other",
+        "mount point",
+        "staging",
+        "kernel",
     ];
     assert_eq!(checks, expected);
     assert_eq!(scene.files(), files);
