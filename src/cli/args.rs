@@ -19,7 +19,6 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Mount a bucket, or a prefix of it, on a directory
     Mount(Box<Mount>),
     /// Look at what COS is asked with
     #[command(subcommand)]
@@ -39,28 +38,28 @@ pub(super) enum Command {
     Demo(Demo),
 }
 
-/// `cosmount mount`.
+/// Mount a bucket, or a prefix of it, on a directory
 ///
-/// Every option can also be given behind `-o` (`-o metadata_ttl=60s,ro`), as a variable (`COSMOUNT_METADATA_TTL=60s`) and in a file
-/// (`metadata_ttl = "60s"`), in this order of precedence; `cosmount config show` prints what applies.
+/// Each option can be given as a flag (--metadata-ttl 60s), behind -o (-o metadata_ttl=60s,ro), as a variable (COSMOUNT_METADATA_TTL=60s) and in a
+/// file (metadata_ttl = "60s"); what stands first in this list wins, and "cosmount config show" prints what applies. A switch is turned off by
+/// =false. COSFS's options are understood behind -o.
 ///
-/// Credentials come from the first of: the environment (`COS_SECRET_ID`, `COS_SECRET_KEY` and, for temporary ones, `COS_SESSION_TOKEN`; the other
+/// Credentials come from the first of: the environment (COS_SECRET_ID, COS_SECRET_KEY and, for temporary ones, COS_SESSION_TOKEN; the other
 /// usual spellings too), ~/.passwd-cosfs, /etc/passwd-cosfs, ~/.cos.yaml, ~/.cos.conf, the identity of a TKE pod, the role of a CVM instance.
 /// They are never given as options.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub(super) struct Mount {
-    /// cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX]
+    /// cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX], or with the host name: cos://BUCKET-APPID.cos.REGION.myqcloud.com[/PREFIX/]
     #[arg(value_parser = Source::parse)]
     pub(super) source: Source,
     /// Directory to mount on; must exist
     pub(super) mountpoint: PathBuf,
 
     /// Options as in fstab: any of those below without its dashes, and those of mount(8); repeatable
-    #[arg(short = 'o', value_name = "OPTION[=VALUE],...", help_heading = "Options")]
+    #[arg(short = 'o', value_name = "OPTION[=VALUE],...", help_heading = "Configuration")]
     pub(super) options: Vec<String>,
     /// Read options from this file; by default ~/.config/cosmount.toml, for root then /etc/cosmount.toml
-    #[arg(long, value_name = "FILE", help_heading = "Options")]
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub(super) config: Option<PathBuf>,
     /// Leave out what is unknown behind -o instead of refusing it, as mount -s asks
     #[arg(long, hide = true)]
@@ -95,6 +94,9 @@ pub(super) struct Mount {
     /// Let root in, too
     #[arg(long, conflicts_with = "allow_other", help_heading = "Access")]
     pub(super) allow_root: bool,
+    /// Refuse to run programs from the mount (EACCES)
+    #[arg(long, help_heading = "Access")]
+    pub(super) noexec: bool,
     /// Owner of what has none stored; the mounting user by default
     #[arg(long, value_name = "NUMBER", help_heading = "Access")]
     pub(super) uid: Option<u32>,
@@ -270,10 +272,10 @@ pub(super) enum ConfigCommand {
 /// `cosmount config show`; [`definition`] adds the options of a mount.
 #[derive(Debug, Args)]
 pub(super) struct ConfigShow {
-    /// What would be mounted: the tables of the file that are for it count, too
+    /// What would be mounted: tables of the configuration file that are for it count, too
     #[arg(value_parser = Source::parse)]
     pub(super) source: Option<Source>,
-    /// For programs
+    /// Answer in JSON
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -9,7 +9,10 @@ use std::{
 use nix::{sys::stat::fstat, unistd::geteuid};
 
 use crate::cli::merge::{PREFIX, World};
-use crate::store::cos::{Choice, Fixed, Sources};
+use crate::store::{
+    Proxies,
+    cos::{Choice, Fixed, Sources},
+};
 
 /// Marks a process that this program started: how, and that its secrets come through standard input.
 pub(super) const CHILD: &str = "COSMOUNT_CHILD";
@@ -31,9 +34,17 @@ pub(super) fn world() -> World {
     World { variables, files: own.into_iter().chain(for_root).collect() }
 }
 
-/// Every variable with credentials that is set.
+/// Every variable with credentials that is set, those of a proxy included.
 pub(super) fn credentials() -> Vec<(String, String)> {
-    Fixed::variables().filter_map(|name| Some((name.to_owned(), variable(name)?))).collect()
+    let secret = |name: &str| variable(name).filter(|value| value.contains('@'));
+    let proxies = Proxies::variables().filter_map(|name| Some((name.to_owned(), secret(name)?)));
+    Fixed::variables().filter_map(|name| Some((name.to_owned(), variable(name)?))).chain(proxies).collect()
+}
+
+/// The proxies that the variables name; those with a password have come with the other secrets.
+pub(super) fn proxies(secrets: &[(String, String)]) -> Result<Proxies, String> {
+    let secret = |name: &str| secrets.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    Proxies::parse(|name| secret(name).or_else(|| variable(name)))
 }
 
 /// Where credentials may come from: `secrets` are the variables with them and their values, which the environment may no longer have.

@@ -1,9 +1,9 @@
 //! One meaning for an option wherever it is said: flag > `-o` > variable > file > default.
 //!
-//! Nothing here knows a single option: the definition of `cosmount mount` says which there are ([`Catalogue`]), and an option that is added to it
-//! works in all forms. What the layers below the flags say is turned into words of the command line, `--name=value`, and put before the typed
-//! ones; the whole is then parsed once. So a value means the same everywhere, and what is wrong with it is said in the same words, with the place
-//! where it was said in front ([`Origin::place`]).
+//! Which options there are says the definition of `cosmount mount` ([`Catalogue`]): one that is added to it works in all forms. Only `config`, which
+//! says where the file is, and `region`, which a source can say too, are known by name here. What the layers below the flags say is turned into
+//! words of the command line, `--name=value`, and put before the typed ones; the whole is then parsed once. So a value means the same
+//! everywhere, and what is wrong with it is said in the same words, with the place where it was said in front ([`Origin::place`]).
 //!
 //! 1. The highest layer that names an option has it, alone: repeatable ones are not gathered from several.
 //! 2. An option of a lower layer that excludes one of a higher is left out; two of one layer are an error.
@@ -400,9 +400,10 @@ pub(super) fn is_secret(name: &str) -> bool {
 
 /// Why not, and what instead.
 fn no_secrets(name: &str) -> String {
+    let file = Catalogue::of(&definition()).find("credentials").map_or("", |_| ", or into a file that --credentials names");
     format!(
-        "{name:?} is no option, because options are seen by everybody on this host: put secrets into the environment (COS_SECRET_ID, COS_SECRET_KEY, \
-         COS_SESSION_TOKEN)"
+        "{name:?} is no option, because options are seen by everybody on this host: put secrets into the environment (COS_SECRET_ID, \
+         COS_SECRET_KEY, COS_SESSION_TOKEN){file}"
     )
 }
 
@@ -417,14 +418,15 @@ fn refused(error: clap::Error) -> anyhow::Error {
     anyhow::Error::new(error)
 }
 
-/// `cosmount SOURCE MOUNTPOINT` is `cosmount mount SOURCE MOUNTPOINT`: whatever begins with neither a command, nor something like one.
+/// `cosmount SOURCE MOUNTPOINT` is `cosmount mount SOURCE MOUNTPOINT`, and so is what begins with an option of a mount.
 fn with_command(mut words: Vec<OsString>, definition: &clap::Command) -> Vec<OsString> {
     let Some(first) = words.first().map(|word| word.to_string_lossy().into_owned()) else { return words };
     let commands = || definition.get_subcommands().map(clap::Command::get_name).chain(["help"]);
     let of_the_program = ["-h", "--help", "-V", "--version"].contains(&first.as_str()) || commands().any(|name| name == first);
-    let mistyped =
-        || Source::parse(&first).is_err() && !first.contains("://") && !first.starts_with('-') && nearest(&first, commands()).is_some();
-    if !of_the_program && !mistyped() {
+    let for_a_mount = first.starts_with('-') || first.contains("://") || Source::parse(&first).is_ok();
+    // Two words of which the first is no command, nor anything like one: a source that is not written as it should be.
+    let as_for_a_mount = || words.len() > 1 && nearest(&first, commands()).is_none();
+    if !of_the_program && (for_a_mount || as_for_a_mount()) {
         words.insert(0, "mount".into());
     }
     words

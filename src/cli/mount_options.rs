@@ -10,6 +10,9 @@ use anyhow::bail;
 use crate::cli::cosfs;
 use crate::cli::merge::{Catalogue, Given, Origin};
 
+/// Words of mount(8) for an option of this program: word, option, value.
+const SWITCHES: &[(&str, &str, &str)] = &[("ro", "read-only", "true"), ("exec", "noexec", "false")];
+
 /// Words of mount(8) and fuse(8) that are true of every mount here, or are no file system's business.
 const SILENT: &[&str] = &[
     "defaults",
@@ -37,7 +40,6 @@ const SILENT: &[&str] = &[
     "nolazytime",
     "nodev",
     "nosuid",
-    "exec",
     "async",
     "loud",
     "silent",
@@ -48,7 +50,6 @@ const SILENT: &[&str] = &[
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("dev", "device nodes never open here"),
     ("suid", "set-user-ID bits never count here"),
-    ("noexec", "programs can be run from the mount; the permission bits decide (--umask, --file-mode)"),
     ("sync", "close and fsync wait for COS, single writes do not"),
     ("dirsync", "changes of directories wait for COS in any case"),
     ("strictatime", "times of access are not kept"),
@@ -86,12 +87,14 @@ pub(super) fn read(lists: &[String], catalogue: &Catalogue, mount_point: &str) -
         };
         if catalogue.find(&name).is_some() {
             read.given.push(own(&name, value.as_deref()));
-        } else if let Some(read_only) = match name.as_str() {
-            "ro" => Some("true"),
-            "rw" => Some("false"),
-            _ => None,
-        } {
-            read.given.push(own("read-only", Some(read_only)));
+        } else if let Some((_, option, set)) = SWITCHES.iter().find(|(word, ..)| *word == plain) {
+            if value.is_some() {
+                bail!("in -o {name}: it takes no value");
+            }
+            read.given.push(own(option, Some(set)));
+        } else if plain == "rw" {
+            // mount(8) says it of every mount that is not `ro`: it takes back what stands before it and is no word against a file.
+            read.given.retain(|given| given.name.replace('_', "-") != "read-only");
         } else if theirs.take(&name, value.as_deref())? || SILENT.contains(&plain.as_str()) || name.to_ascii_lowercase().starts_with("x-") {
             // Nothing to do, or to do below.
         } else if let Some((_, instead)) = WITHOUT_EFFECT.iter().find(|(word, _)| *word == plain) {
@@ -111,7 +114,12 @@ pub(super) fn read(lists: &[String], catalogue: &Catalogue, mount_point: &str) -
 
 /// Every word that can stand behind `-o` beside this program's options.
 pub(super) fn words() -> impl Iterator<Item = &'static str> {
-    SILENT.iter().copied().chain(WITHOUT_EFFECT.iter().map(|(word, _)| *word)).chain(["ro", "rw"]).chain(cosfs::names())
+    SILENT
+        .iter()
+        .copied()
+        .chain(WITHOUT_EFFECT.iter().map(|(word, _)| *word))
+        .chain(SWITCHES.iter().map(|(word, ..)| *word))
+        .chain(cosfs::names())
 }
 
 /// Takes a list apart. Empty places between commas are nothing.
@@ -155,11 +163,14 @@ mod tests {
     #[test]
     fn words_of_mount_mean_what_they_mean_there() {
         assert_eq!(said("ro").0, ["read-only=true"]);
-        assert_eq!(said("ro,rw").0, ["read-only=true", "read-only=false"], "the last one counts");
+        assert_eq!(said("noexec").0, ["noexec=-"]);
+        assert_eq!(said("exec").0, ["noexec=false"]);
+        assert_eq!(said("read_only,ro,rw").0, [] as [&str; 0]);
+        assert_eq!(said("rw,ro").0, ["read-only=true"]);
         let line = "rw,defaults,noauto,nofail,_netdev,user,users,owner,group,noatime,relatime,nodiratime,nodev,nosuid,exec,async,\
                     x-systemd.automount,x-systemd.requires=a.service,comment=hello,user=jane";
-        assert_eq!(said(line), (vec!["read-only=false".to_owned()], vec![]));
-        for word in ["dev", "suid", "noexec", "sync", "dirsync"] {
+        assert_eq!(said(line), (vec!["noexec=false".to_owned()], vec![]));
+        for word in ["dev", "suid", "sync", "dirsync"] {
             let (given, notices) = said(word);
             assert!(given.is_empty() && notices.len() == 1 && notices[0].contains(word), "{word}: {notices:?}");
         }

@@ -9,6 +9,7 @@
 //! fuser logs through the `log` crate under the target `fuser`; this program installs no bridge for it, so the two lines that a directory
 //! reply of ours costs (`fuser::reply`: its own late answer is refused, see `dirents`) are not written.
 
+mod again;
 mod convert;
 mod dirents;
 mod dispatch;

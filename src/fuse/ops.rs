@@ -16,6 +16,7 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
+use crate::fuse::again::{Again, Asked};
 use crate::fuse::convert;
 use crate::fuse::dirents::{Page, Room, Style};
 use crate::fuse::dispatch::{self, Dispatch};
@@ -50,6 +51,7 @@ pub(super) struct Front {
     vfs: Arc<Vfs>,
     dispatch: Dispatch,
     failures: Arc<Failures>,
+    again: Arc<Again>,
     /// The session's descriptor once more, for answers that fuser cannot encode.
     device: Arc<File>,
 }
@@ -68,7 +70,7 @@ pub(super) fn negotiate(config: &mut KernelConfig) {
 
 impl Front {
     pub(super) fn new(vfs: Arc<Vfs>, dispatch: Dispatch, failures: Arc<Failures>, device: File) -> Self {
-        Self { vfs, dispatch, failures, device: Arc::new(device) }
+        Self { vfs, dispatch, failures, again: Arc::default(), device: Arc::new(device) }
     }
 
     fn run<R, T, F>(
@@ -144,7 +146,8 @@ impl Filesystem for Front {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.to_owned();
-        let work = |vfs: Arc<Vfs>, cx| async move { vfs.lookup(&cx, Ino(parent.0), &name).await };
+        let (again, asked) = (Arc::clone(&self.again), Asked::name(request.pid(), parent.0, &name));
+        let work = |vfs: Arc<Vfs>, cx| async move { again.unless_failed(&cx, asked, vfs.lookup(&cx, Ino(parent.0), &name)).await };
         self.run("lookup", (request, parent), reply, work, reply::lookup);
     }
 
@@ -272,7 +275,9 @@ impl Filesystem for Front {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let work = |vfs: Arc<Vfs>, cx| async move { vfs.read(&cx, Fh(fh.0), offset, size).await };
+        let asked = Asked::bytes(request.pid(), ino.0, offset..offset.saturating_add(u64::from(size)));
+        let again = Arc::clone(&self.again);
+        let work = |vfs: Arc<Vfs>, cx| async move { again.unless_failed(&cx, asked, vfs.read(&cx, Fh(fh.0), offset, size)).await };
         self.run("read", (request, ino), reply, work, reply::slices);
     }
 

@@ -164,8 +164,13 @@ pub struct Account {
 pub fn account(access: &Access, bucket: Option<&BucketName>, metrics: &Metrics, clock: &Arc<dyn Clock>) -> anyhow::Result<Account> {
     let endpoints = Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style).map_err(anyhow::Error::msg)?;
     let credentials = open_credentials(&access.credentials, bucket, &endpoints, access.ca_file.as_deref(), clock)?;
-    let config =
-        CosConfig { endpoints, credentials: Arc::clone(&credentials), ca_file: access.ca_file.clone(), connections: access.connections };
+    let config = CosConfig {
+        endpoints: endpoints.through(access.proxies.clone()),
+        credentials: Arc::clone(&credentials),
+        ca_file: access.ca_file.clone(),
+        connections: access.connections,
+        hedging: access.hedging,
+    };
     let service = store::open_cos(config, metrics, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
     Ok(Account { service, credentials })
 }

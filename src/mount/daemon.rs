@@ -200,6 +200,15 @@ pub enum Status {
     Draining {
         /// Dirty bytes in memory and staging.
         bytes: u64,
+        /// Files they belong to.
+        #[serde(default)]
+        files: usize,
+        /// Seconds since anything moved.
+        #[serde(default)]
+        idle: u64,
+        /// Seconds of that after which it gives up.
+        #[serde(default)]
+        limit: u64,
     },
     /// It has stopped, and this is not in COS.
     Ended {
@@ -207,6 +216,9 @@ pub enum Status {
         files: usize,
         /// Their dirty bytes.
         bytes: u64,
+        /// Some of them, each with its bytes, as a person would write it.
+        #[serde(default)]
+        which: Vec<String>,
     },
 }
 
@@ -364,12 +376,16 @@ mod tests {
         assert!(Served::find(&runtime, Path::new("/mnt/y"), None).unwrap().is_none());
         assert!(Served::find(&runtime, at, Some("0:4243")).unwrap().is_none(), "a mount on top of it is another");
         assert!(Served::find(&runtime, at, None).unwrap().is_some(), "unmounted, and still sending");
-        registration.say(&Status::Draining { bytes: 5 }).unwrap();
-        registration.say(&Status::Ended { files: 1, bytes: 2 }).unwrap();
+        registration.say(&Status::Draining { bytes: 5, files: 1, idle: 0, limit: 600 }).unwrap();
+        registration.say(&Status::Ended { files: 1, bytes: 2, which: vec!["a (2)".to_owned()] }).unwrap();
         assert!(served.is_alive());
         drop(registration);
         assert!(!served.is_alive());
-        assert_eq!(served.last_status().unwrap(), Some(Status::Ended { files: 1, bytes: 2 }), "what it said outlives it");
+        assert_eq!(
+            served.last_status().unwrap(),
+            Some(Status::Ended { files: 1, bytes: 2, which: vec!["a (2)".to_owned()] }),
+            "what it said outlives it"
+        );
     }
 
     #[test]

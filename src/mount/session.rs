@@ -57,6 +57,8 @@ pub(super) struct Request {
     pub(super) mount_point: PathBuf,
     /// Writes are refused by the kernel.
     pub(super) read_only: bool,
+    /// No program is run from it.
+    pub(super) noexec: bool,
     /// Who may use it.
     pub(super) audience: Audience,
 }
@@ -131,6 +133,7 @@ impl Request {
         }
         let mut flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
         flags.set(MsFlags::MS_RDONLY, self.read_only);
+        flags.set(MsFlags::MS_NOEXEC, self.noexec);
         let mounted = mount(Some(self.source.as_str()), &self.mount_point, Some(TYPE), flags, Some(options.as_str()));
         mounted.map_err(|errno| {
             let why = format!("mount(2) of {} on {} failed ({})", self.source, self.mount_point.display(), errno.desc());
@@ -148,8 +151,10 @@ impl Request {
     fn mount_by_helper(&self) -> anyhow::Result<OwnedFd> {
         let (socket, theirs) = UnixStream::pair()?;
         let (rights, subtype) = (if self.read_only { ",ro" } else { "" }, TYPE.trim_start_matches("fuse."));
+        let programs = if self.noexec { ",noexec" } else { "" };
         let others = if self.audience == Audience::Owner { "" } else { ",allow_other" };
-        let options = format!("fsname={},subtype={subtype},default_permissions,nodev,nosuid{rights}{others}", in_a_list(&self.source));
+        let options =
+            format!("fsname={},subtype={subtype},default_permissions,nodev,nosuid{rights}{programs}{others}", in_a_list(&self.source));
         let helper = Command::new(HELPER)
             .args(["-o", &options, "--"])
             .arg(&self.mount_point)

@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::data;
 use crate::mount::session::Audience;
 use crate::store::{
-    BucketName,
+    BucketName, Proxies,
     cos::{Endpoints, Sources as Credentials},
 };
 use crate::support::ByteSize;
@@ -27,6 +27,8 @@ pub struct Settings {
     pub store: Access,
     /// Who may use the mount.
     pub audience: Audience,
+    /// No program is run from it.
+    pub noexec: bool,
     /// The memory of the whole mount.
     pub memory_limit: ByteSize,
     /// How long a program waits while nothing moves.
@@ -73,6 +75,10 @@ pub struct Access {
     pub ca_file: Option<PathBuf>,
     /// Most requests in flight.
     pub connections: usize,
+    /// On the way there.
+    pub proxies: Proxies,
+    /// Whether reads that are late are asked for twice; off only to see what it is good for.
+    pub hedging: bool,
     /// Where credentials may come from.
     pub credentials: Credentials,
 }
@@ -133,6 +139,7 @@ impl Settings {
             "stale-dentry-after-rename" => self.vfs.defect = Some(vfs::Defect::StaleDentryAfterRename),
             "wrong-size-after-rename-over" => self.vfs.defect = Some(vfs::Defect::WrongSizeAfterRenameOver),
             "entry-created-during-listing-lost" => self.vfs.defect = Some(vfs::Defect::EntryCreatedDuringListingLost),
+            "no-hedging" => self.store.hedging = false,
             other => bail!("there is no defect {other:?} to build in"),
         }
         Ok(())

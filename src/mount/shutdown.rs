@@ -2,14 +2,14 @@
 //!
 //! A mount is stopped by a signal (`cosmount umount`, Ctrl-C) or by the kernel (`umount`, an aborted connection). Either way (M2)
 //! 1. pages of mapped files that only the kernel has are written to us, as far as there is still a mount;
-//! 2. [`Vfs::drain`] refuses changes and commits what is dirty, until nothing moves for `--drain-timeout`; a second signal ends it;
-//! 3. what is left is said: in the log, to `cosmount umount`, by the exit code;
+//! 2. [`Vfs::drain`] refuses changes and commits what is dirty, until nothing moves for `--drain-timeout`; a second signal ends it, and step 1, too;
+//! 3. what is left is said, file by file: in the log, to `cosmount umount`, by the exit code;
 //! 4. the mount is taken away, by device number, so never somebody else's;
 //! 5. the process ends, which closes the connection to the kernel: whoever still waits in it gets ENOTCONN.
 //!
 //! No step waits without an end: what the kernel or the network does not answer is left behind at its limit.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,8 +30,12 @@ use crate::vfs::{Left, Vfs};
 const STEP: Duration = Duration::from_secs(10);
 /// How long programs that still have files open keep the session after the drain.
 const LAST_REQUESTS: Duration = Duration::from_millis(500);
-/// How often the progress of a drain is told.
+/// How often the progress of a drain is told, and how often it is logged.
 const PROGRESS: Duration = Duration::from_secs(1);
+const LOGGED: u64 = 10;
+/// How many of the files that are left are told to who asked for the end; the log has more.
+const TOLD: usize = 10;
+const LOGGED_FILES: usize = 1000;
 
 /// A mount that works.
 #[derive(Debug)]
@@ -76,6 +80,7 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
         source: settings.source.typed.clone(),
         mount_point: settings.mount_point.clone(),
         read_only: settings.vfs.read_only,
+        noexec: settings.noexec,
         audience: settings.audience,
     };
     let (device, mounted) = match request.mount() {
@@ -153,6 +158,7 @@ impl Running {
             mounted: &mounted,
             registration: registration.as_ref(),
             manager: &manager,
+            staging: staging.as_ref().map(|disk| disk.path()),
             patience: settings.drain_timeout,
         };
         let (left, unmounted) = runtime.block_on(async {
@@ -173,10 +179,8 @@ impl Running {
                 }
             };
             manager.stopping();
-            if !by_kernel {
-                stop.write_back_pages().await;
-            }
-            let (left, patience) = stop.drain(&mut signals).await;
+            let hurried = !by_kernel && stop.write_back_pages(&mut signals).await;
+            let (left, patience) = if hurried { (vfs.left(), Duration::ZERO) } else { stop.drain(&mut signals).await };
             stop.report(left);
             let unmounted = mounted.unmount();
             notify.close();
@@ -188,7 +192,7 @@ impl Running {
             }
             tasks.join(&clock, patience).await;
             if let Some(ledger) = ledger {
-                ledger.end().await;
+                within(&clock, STEP, ledger.end()).await;
             }
             (left, unmounted)
         });
@@ -212,17 +216,30 @@ struct Stop<'a> {
     mounted: &'a Mounted,
     registration: Option<&'a Registration>,
     manager: &'a ServiceManager,
+    /// Where bytes went for which memory was short.
+    staging: Option<&'a Path>,
     patience: Duration,
 }
 
 impl Stop<'_> {
-    /// Step 1.
-    async fn write_back_pages(&self) {
+    /// Step 1. Says whether a second signal has cut it short.
+    async fn write_back_pages(&self, signals: &mut Signals) -> bool {
         let mounted = self.mounted.clone();
         let written = tokio::task::spawn_blocking(move || mounted.write_back_pages());
-        match within(self.clock, STEP, written).await {
-            Some(Ok(Ok(()))) => {}
-            other => tracing::warn!(?other, "pages of mapped files may not have reached this process"),
+        tokio::select! {
+            written = within(self.clock, STEP, written) => {
+                match written {
+                    Some(Ok(Ok(()))) => {}
+                    other => tracing::warn!(?other, "pages of mapped files may not have reached this process"),
+                }
+                false
+            }
+            name = signals.next() => {
+                tracing::warn!("not waiting any longer: {name}");
+                // Nothing is taken any more that would not be sent.
+                self.vfs.refuse_changes();
+                true
+            }
         }
     }
 
@@ -232,10 +249,15 @@ impl Stop<'_> {
         let cx = Ctx::new(Arc::clone(self.clock), self.patience, 0, 0).with_urgency(Urgency::WriteOut);
         let draining = self.vfs.drain(&cx);
         tokio::pin!(draining);
+        let mut second = 0_u64;
         loop {
-            let bytes = self.data.dirty_bytes();
-            self.say(&Status::Draining { bytes });
+            let (bytes, left) = (self.data.dirty_bytes(), self.vfs.left());
+            let idle = self.patience.saturating_sub(cx.remaining());
+            self.say(&Status::Draining { bytes, files: left.files, idle: idle.as_secs(), limit: self.patience.as_secs() });
             self.manager.draining(bytes);
+            if second > 0 && second.is_multiple_of(LOGGED) {
+                tracing::info!("{} files with {bytes} bytes are still to be sent; nothing has moved for {} s", left.files, idle.as_secs());
+            }
             tokio::select! {
                 biased;
                 left = &mut draining => return (left, if left.files == 0 { STEP } else { Duration::ZERO }),
@@ -243,17 +265,25 @@ impl Stop<'_> {
                     tracing::warn!("not waiting any longer: {name}");
                     return (self.vfs.left(), Duration::ZERO);
                 }
-                () = self.clock.sleep(PROGRESS) => {}
+                () = self.clock.sleep(PROGRESS) => second += 1,
             }
         }
     }
 
     /// Step 3.
     fn report(&self, left: Left) {
-        self.say(&Status::Ended { files: left.files, bytes: left.bytes });
-        if left.files > 0 {
-            tracing::error!("{} files with {} bytes of changes are not in COS", left.files, left.bytes);
+        let which = self.vfs.left_files(LOGGED_FILES);
+        let shown = |(path, bytes): &(String, u64)| format!("{} ({bytes} bytes)", path.escape_debug());
+        self.say(&Status::Ended { files: left.files, bytes: left.bytes, which: which.iter().take(TOLD).map(shown).collect() });
+        if left.files == 0 {
+            return;
         }
+        for file in &which {
+            tracing::error!("not in COS: {}", shown(file));
+        }
+        let staged = self.staging.map(|path| format!("; what of it had been spilled to {} goes with the next mount", path.display()));
+        let (files, bytes) = (left.files, left.bytes);
+        tracing::error!("changes of {files} files ({bytes} bytes) are not in COS and end with this process{}", staged.unwrap_or_default());
     }
 
     fn say(&self, status: &Status) {

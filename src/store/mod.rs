@@ -21,6 +21,7 @@ mod http;
 pub mod memory;
 mod operation;
 pub mod probe;
+mod proxy;
 mod types;
 mod way;
 mod wrap;
@@ -30,12 +31,17 @@ use std::{fmt::Debug, ops::Range, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 
+use wrap::{fault, limit, meter, retry};
+
 use crate::support::{Clock, Ctx, Metrics};
 
 pub use access::ACCESS;
 pub use capabilities::{Capabilities, Versioning};
 pub use error::{Error, Kind, Outcome};
 pub use operation::Operation;
+pub use proxy::Proxies;
+#[cfg(any(test, fuzzing))]
+pub(crate) use proxy::fuzz as fuzz_proxies;
 pub use types::{
     Acl, Body, BucketInfo, BucketName, CommitToken, ETag, Grant, Head, Key, ListRequest, Listed, Meta, ObjectVersion, OpenUpload, Page,
     Part, PartNumber, Payload, Replaces, Segment, Source, Sse, Stored, Tags, Upload, UploadId, VersionId,
@@ -134,6 +140,8 @@ pub struct CosConfig {
     pub ca_file: Option<PathBuf>,
     /// Most requests in flight, over all buckets.
     pub connections: usize,
+    /// Whether what is late is asked for twice.
+    pub hedging: bool,
 }
 
 impl CosConfig {
@@ -147,9 +155,10 @@ impl CosConfig {
 /// # Errors
 /// A sentence about the CA file or the TLS set-up.
 pub fn open_cos(config: CosConfig, metrics: &Metrics, clock: Arc<dyn Clock>) -> std::result::Result<Arc<dyn Service>, String> {
-    let CosConfig { endpoints, credentials, ca_file, connections } = config;
+    let CosConfig { endpoints, credentials, ca_file, connections, hedging } = config;
     let dialect = cos::CosService::new(endpoints, credentials, ca_file.as_deref(), Arc::clone(&clock))?;
-    Ok(stack(Arc::new(dialect), connections, metrics, clock, None))
+    let hedged = hedging.then(|| (metrics.counter("hedged_gets"), metrics.counter("hedged_gets_won")));
+    Ok(wrapped(Arc::new(dialect), connections, metrics, retry::Setup { clock, hedged }))
 }
 
 /// Any dialect with everything around it, and below it the faults of a test.
@@ -160,12 +169,16 @@ pub fn stack(
     clock: Arc<dyn Clock>,
     faults: Option<Arc<Faults>>,
 ) -> Arc<dyn Service> {
-    use wrap::{fault::Faulty, limit, meter, retry::Retry};
     let dialect = match faults {
-        Some(faults) => Arc::new(Faulty::<dyn Service>::new(dialect, faults)),
+        Some(faults) => Arc::new(fault::Faulty::<dyn Service>::new(dialect, faults)),
         None => dialect,
     };
+    wrapped(dialect, connections, metrics, retry::Setup { clock, hedged: None })
+}
+
+fn wrapped(dialect: Arc<dyn Service>, connections: usize, metrics: &Metrics, setup: retry::Setup) -> Arc<dyn Service> {
     let metered: Arc<dyn Service> = Arc::new(meter::Meter::<dyn Service>::new(dialect, meter::Counts::new(metrics)));
-    let limited: Arc<dyn Service> = Arc::new(limit::Limit::<dyn Service>::new(metered, limit::Places::new(connections, clock)));
-    Arc::new(Retry::<dyn Service>::new(limited))
+    let places = limit::Places::new(connections, Arc::clone(&setup.clock));
+    let limited: Arc<dyn Service> = Arc::new(limit::Limit::<dyn Service>::new(metered, places));
+    Arc::new(retry::Retry::<dyn Service>::new(limited, setup))
 }

@@ -67,7 +67,7 @@ impl fmt::Display for Trouble {
 /// # Errors
 /// A sentence about the file.
 pub fn authorities(ca_file: Option<&Path>) -> Result<(), String> {
-    Http::new(ca_file).map(drop)
+    Http::direct(ca_file).map(drop)
 }
 
 /// The addresses of the place's host.
@@ -141,7 +141,7 @@ fn shake(host: &str, address: SocketAddr, patience: Duration) -> Result<Tls, Tro
 /// No answer came. Whatever answer comes is one.
 pub async fn ask(cx: &Ctx, place: &Place, ca_file: Option<&Path>) -> Result<Option<SystemTime>, Trouble> {
     let plain = |why: String| Trouble { way: None, why };
-    let http = Http::new(ca_file).map_err(plain)?;
+    let http = Http::direct(ca_file).map_err(plain)?;
     let url = reqwest::Url::parse(place.url()).map_err(|error| plain(error.to_string()))?;
     let request = reqwest::Request::new(reqwest::Method::HEAD, url);
     let answer = http.send(&Watch::new(cx, Operation::HeadBucket, place.url()), request, None).await;

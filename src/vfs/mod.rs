@@ -11,6 +11,8 @@ mod commit;
 mod create;
 mod dir;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod handles;
 mod index;
 mod io;
@@ -18,6 +20,7 @@ mod keymap;
 mod lookup;
 mod meta;
 mod open;
+mod pages;
 mod recover;
 mod remove;
 mod rename;
@@ -51,7 +54,7 @@ use crate::support::{Budget, Clock, Ctx, Metrics, Reservation, Share, TaskGroup}
 use claims::Claims;
 use handles::{Handles, OpenFile};
 use index::Index;
-use keymap::KeyMap;
+use keymap::{KeyMap, Name};
 use meta::Attributes;
 use tree::{Facts, Local, Nameless, Place, Tree};
 
@@ -451,7 +454,7 @@ impl Vfs {
 
     /// Refuses new changes, commits what is dirty, and says what could not be.
     pub async fn drain(self: &Arc<Self>, cx: &Ctx) -> Left {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.refuse_changes();
         let dirty = self.names.lock().uncommitted();
         stream::iter(dirty)
             .for_each_concurrent(DRAINED_AT_ONCE, |ino| async move {
@@ -467,6 +470,26 @@ impl Vfs {
     pub fn key_of(&self, ino: Ino) -> Option<String> {
         let key = self.names.lock().key(&self.keys, ino).ok()?;
         Some(format!("cos://{}/{key}", self.bucket.name()))
+    }
+
+    /// From here on nothing is changed any more.
+    pub fn refuse_changes(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Files whose changes are not in COS, at most so many, those with the most dirty bytes first: each with its path in the mount and these bytes.
+    pub fn left_files(&self, most: usize) -> Vec<(String, u64)> {
+        let mut files: Vec<(u64, String)> = {
+            let names = self.names.lock();
+            let one = |ino: Ino| {
+                let path = names.tree.path(ino).unwrap_or_default();
+                let path = path.iter().map(Name::as_str).collect::<Vec<_>>().join("/");
+                (names.open.get(&ino).map_or(0, |open| open.file.dirty_bytes()), path)
+            };
+            names.uncommitted().into_iter().map(one).collect()
+        };
+        files.sort_unstable_by(|one, other| other.cmp(one));
+        files.into_iter().take(most).map(|(bytes, path)| (path, bytes)).collect()
     }
 
     /// What is not in COS at this moment.

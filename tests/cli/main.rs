@@ -4,6 +4,8 @@
 
 mod logs;
 mod misconfigured;
+mod snapshot;
+mod words;
 
 use std::{
     fs::{self, File},
@@ -83,7 +85,8 @@ impl Drop for Stage {
 
 fn cosmount(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cosmount"));
-    command.args(words).stdin(Stdio::null());
+    // Neither the width of a terminal nor what the user of this host has configured is a part of any test.
+    command.args(words).stdin(Stdio::null()).env("COLUMNS", "100").env("COSMOUNT_CONFIG", "/dev/null");
     for (name, _) in SECRETS {
         command.env_remove(name);
     }

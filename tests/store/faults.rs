@@ -111,6 +111,57 @@ async fn a_lost_answer_to_a_delete_is_a_delete() {
     assert_eq!((stage.requests(Op::DeleteObject), stage.peek(&key("a"))), (1, None));
 }
 
+/// The answer to `op`, which `work` sends for a key, is lost; before anybody can look, somebody else writes that key.
+async fn with_a_foreign_write_in_the_window<T>(stage: &Stage, op: Op, target: &Key, work: impl Future<Output = T>) -> T {
+    stage.server().clear_log();
+    stage.fault(op, Action::LoseAnswer);
+    stage.fault(Op::HeadObject, Action::Delay { delay: Duration::from_millis(60) });
+    let foreign = async {
+        while stage.requests(Op::HeadObject) == 0 {
+            clock().sleep(Duration::from_millis(1)).await;
+        }
+        stage.foreign(target, "theirs");
+    };
+    let (done, ()) = tokio::join!(work, foreign);
+    assert_eq!(stage.requests(op), 1, "{op} is not repeated over what is newer");
+    assert_eq!(stage.peek(target).unwrap(), "theirs", "{op}");
+    done
+}
+
+#[tokio::test]
+async fn what_is_newer_is_not_touched_after_a_lost_answer() {
+    let rounds: u8 = std::env::var("COSMOUNT_LOST").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4);
+    let stage = Stage::cos().await;
+    let cx = || stage.cx.detached(cosmount::support::Urgency::WriteOut);
+    let source = stage.put("source", noise(1000)).await.version;
+    for round in 0..rounds {
+        let at = |what: &str| key(&format!("{what}/{round}"));
+        let (target, cx, fresh) = (at("put"), cx(), meta(round));
+        let put = stage.bucket.put(&cx, &target, &fresh, noise(1000).into(), &Replaces::Absent);
+        let put = with_a_foreign_write_in_the_window(&stage, Op::PutObject, &target, put).await;
+        assert_eq!(put.unwrap_err().kind(), Kind::Exists);
+
+        let target = at("copy");
+        let base = Replaces::Version(stage.put(target.as_str(), "base").await.version);
+        let copy = stage.bucket.copy(&cx, &source, &target, &fresh, &base);
+        let copy = with_a_foreign_write_in_the_window(&stage, Op::CopyObject, &target, copy).await;
+        assert_eq!(copy.unwrap_err().kind(), Kind::Conflict);
+
+        let target = at("complete");
+        let upload = stage.bucket.create_upload(&cx, &target, &fresh).await.unwrap();
+        let part = stage.bucket.upload_part(&cx, &upload, PartNumber(1), noise(1000).into()).await.unwrap();
+        let parts = [part];
+        let complete = stage.bucket.complete_upload(&cx, &upload, &parts, &Replaces::Absent);
+        let complete = with_a_foreign_write_in_the_window(&stage, Op::CompleteUpload, &target, complete).await;
+        assert_eq!(complete.unwrap_err().kind(), Kind::Exists);
+
+        let target = at("delete");
+        let version = stage.put(target.as_str(), "old").await.version;
+        let delete = stage.bucket.delete(&cx, &target, Some(&version));
+        with_a_foreign_write_in_the_window(&stage, Op::DeleteObject, &target, delete).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_lost_delete_is_repeated() {
     let stage = Stage::cos().await;
@@ -192,7 +243,8 @@ async fn an_answer_that_is_always_cut_behind_its_head_ends_at_the_deadline() {
     stage.always(Op::GetObject, Action::ResetInResponse { after: 0 });
     let start = stage.cx.clock().now();
     let cx = stage.cx.detached(cosmount::support::Urgency::Demand);
-    let error = stage.bucket.get(&cx, &version, 0..version.size).await.unwrap().collect().await.unwrap_err();
+    let read = async { stage.bucket.get(&cx, &version, 0..version.size).await?.collect().await };
+    let error = read.await.unwrap_err();
     assert!(matches!(error.kind(), Kind::Unavailable | Kind::Corrupt), "{error}");
     assert!(stage.cx.clock().now() - start < Duration::from_secs(6));
 }

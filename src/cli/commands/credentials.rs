@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow};
 use serde::Serialize;
 
 use crate::cli::args::CheckCredentials;
-use crate::cli::{Failure, SYSTEM, environment};
+use crate::cli::{Failure, SYSTEM, USAGE, environment};
 use crate::mount::daemon::{self, Restart};
 use crate::mount::{Access, Account, Source, account};
 use crate::store::{
@@ -78,6 +78,8 @@ pub(in crate::cli) fn check(typed: &CheckCredentials, words: &[OsString]) -> Res
         region: typed.region.clone(),
         endpoints: typed.endpoint.clone(),
         path_style: typed.path_style,
+        hedging: false,
+        proxies: environment::proxies(&secrets).map_err(|error| Failure::new(USAGE, anyhow!(error)))?,
         ca_file: typed.ca_file.clone(),
         connections: CosConfig::CONNECTIONS,
         credentials: environment::sources(typed.credentials.as_ref(), typed.profile.as_deref(), &secrets)

@@ -24,6 +24,6 @@ pub(in crate::cli) fn run(man: &Man) -> Result<(), Failure> {
         command = known.ok_or_else(|| Failure::new(USAGE, anyhow!("there is no command {name:?} to write a manual of")))?;
     }
     let mut page = Vec::new();
-    let written = clap_mangen::Man::new(command.clone()).manual("cosmount").render(&mut page);
+    let written = clap_mangen::Man::new(command.clone()).render(&mut page);
     written.and_then(|()| io::stdout().write_all(&page)).context("the manual").map_err(system)
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, anyhow};
 use nix::unistd::{getgid, getuid};
 
 use crate::cli::args::{Consistency, Exclusive, LogFormat, Mount, OnConflict, Posix, Preserve, Unspellable};
-use crate::cli::commands::resolve;
+use crate::cli::commands::{resolve, without_dots};
 use crate::cli::{FAILED, Failure, SYSTEM, USAGE, environment};
 use crate::mount::advice::Fault;
 use crate::mount::daemon::{self, Launched, Parent, Restart};
@@ -142,6 +142,8 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             path_style: mount.path_style,
             ca_file: mount.ca_file.as_deref().map(std::path::absolute).transpose()?,
             connections: mount.connections,
+            proxies: environment::proxies(&credentials).map_err(anyhow::Error::msg)?,
+            hedging: true,
             credentials: environment::sources(mount.credentials.as_ref(), mount.profile.as_deref(), &credentials)?,
         },
         audience: match (mount.allow_other, mount.allow_root) {
@@ -149,6 +151,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             (false, true) => Audience::OwnerAndRoot,
             (false, false) => Audience::Owner,
         },
+        noexec: mount.noexec,
         memory_limit: mount.memory_limit,
         io_timeout: mount.io_timeout,
         drain_timeout: mount.drain_timeout,
@@ -218,7 +221,8 @@ fn staging(typed: Option<&str>) -> anyhow::Result<(Staging, Option<ByteSize>)> {
         },
         None => (typed, None),
     };
-    Ok((Staging::In(resolve(Path::new(directory))?), limit))
+    // Its links are not followed: a directory for what must survive is named as it is, or refused.
+    Ok((Staging::In(without_dots(Path::new(directory))?), limit))
 }
 
 #[cfg(test)]

@@ -138,6 +138,14 @@ fn the_higher_layer_wins() {
 }
 
 #[test]
+fn the_rw_that_mount_adds_is_no_word_against_a_file() {
+    let read_only = Layered::typed(&["--read-only"]).mount();
+    assert_eq!(Layered::typed(&["-o", "rw,nofail"]).file("read_only = true").mount(), read_only);
+    assert_ne!(Layered::typed(&["-o", "ro,rw"]).mount(), read_only);
+    assert_ne!(Layered::typed(&["-o", "read_only=false"]).file("read_only = true").mount(), read_only);
+}
+
+#[test]
 fn the_first_file_counts_most_and_a_named_one_alone() {
     let dir = tempfile::tempdir().unwrap();
     let [own, system] = ["own", "system"].map(|name| dir.path().join(name));
@@ -194,6 +202,7 @@ fn mistakes_are_named_with_their_place() {
         (Layered::default().variable("COSMOUNT_PART_SIZE", "many"), &["in the variable COSMOUNT_PART_SIZE: ", "'many'"]),
         (Layered::typed(&["-o", "ro,umask=9"]), &["in -o umask: ", "octal"]),
         (Layered::typed(&["-o", "stat_cache_expire=99999999"]), &["in -o stat_cache_expire: ", "99999999s"]),
+        (Layered::typed(&["-o", "ro=no"]), &["in -o ro: ", "no value"]),
         (Layered::typed(&["-o", "region"]), &["in -o region: ", "region=VALUE"]),
         (Layered::typed(&["-o", "readonly"]), &["behind -o: ", "read_only is one"]),
         (Layered::typed(&["-o", "noatme"]), &["noatime is one"]),
@@ -266,7 +275,7 @@ fn mount_need_not_be_typed() {
     ] {
         assert_eq!(words(typed), "mount", "{typed:?}");
     }
-    for typed in [&["mount"][..], &["umount", "/mnt"], &["--help"], &["-V"], &["help"], &["mout", "photos-125", "/mnt"]] {
+    for typed in [&["mount"][..], &["umount", "/mnt"], &["--help"], &["-V"], &["help"], &["mout", "photos-125", "/mnt"], &["frobnicate"]] {
         assert_eq!(words(typed), typed[0]);
     }
 }

@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use crate::store::BucketName;
+use crate::store::{BucketName, Proxies};
 
 /// Where buckets and the account are.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,7 @@ pub struct Endpoints {
     metadata: Option<Base>,
     sts: Option<Base>,
     path_style: bool,
+    proxies: Proxies,
 }
 
 /// Scheme and authority of a URL.
@@ -63,6 +64,16 @@ impl Endpoints {
             }
         }
         Ok(all)
+    }
+
+    /// The same places, by way of these proxies.
+    #[must_use]
+    pub fn through(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
+    }
+
+    pub(super) fn proxies(&self) -> &Proxies {
+        &self.proxies
     }
 
     /// The region buckets are in unless said otherwise.

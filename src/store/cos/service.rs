@@ -13,7 +13,7 @@ use crate::store::{
 use crate::support::{Clock, Ctx};
 
 /// Most pages of the account's list: 200 buckets are allowed, a page has 2,000.
-const PAGES: usize = 100;
+const PAGES: usize = 20;
 
 /// A COS account.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl CosService {
         ca_file: Option<&Path>,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, String> {
-        let http = Http::new(ca_file)?;
+        let http = Http::through(ca_file, endpoints.proxies())?;
         Ok(Self { client: Arc::new(Client::new(endpoints, http, provider, clock)) })
     }
 

@@ -58,7 +58,7 @@ impl Web {
     /// Sends a request and returns status and body.
     pub(super) async fn ask(&self, request: reqwest::Request, limit: Duration) -> Result<(u16, Bytes), String> {
         let ca_file = self.ca_file.as_deref();
-        let http = self.http.get_or_try_init(|| async { Http::new(ca_file) }).await?;
+        let http = self.http.get_or_try_init(|| async { Http::direct(ca_file) }).await?;
         let cx = Ctx::background(Arc::clone(&self.clock), limit);
         let answer = cx.bounded(http.plain(request, LONGEST)).await;
         answer.map_err(|_| format!("no answer within {} s", limit.as_secs()))?
