@@ -174,7 +174,7 @@ fn what_cannot_be_mounted_is_explained() {
     fails(stage.mount(&["--ca-file", "/nonexistent.pem"]).stdin(Stdio::null()), 32, &["/nonexistent.pem"]);
     let mut other = cosmount(&["mount", "absent-1250000000"]);
     other.arg(stage.at()).args(["--staging", "none", "--endpoint", &stage.server.endpoint(), "--region", "ap-guangzhou"]).envs(SECRETS);
-    fails(&mut other, 32, &["404", "no such bucket", "absent-1250000000", "--region"]);
+    fails(&mut other, 32, &["404", "NoSuchBucket", "absent-1250000000", "--region"]);
     let mut nowhere = cosmount(&["mount", BUCKET, "/nonexistent/directory"]);
     fails(nowhere.envs(SECRETS), 32, &["does not exist", "mkdir -p"]);
     let mut file = cosmount(&["mount", BUCKET, "/etc/passwd"]);
