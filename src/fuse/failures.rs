@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(told as u64, MOST);
         assert_eq!(failures.recent.lock()[&sort("InternalError")].left_out(), 995);
         assert!(failures.is_told(sort("SlowDown")), "another sort is told");
-        tokio::time::sleep(WINDOW + Duration::from_secs(1)).await;
+        SystemClock.sleep(WINDOW + Duration::from_secs(1)).await;
         assert!(!failures.recent.lock().contains_key(&sort("InternalError")), "the window's end sums up");
         assert!(failures.is_told(sort("InternalError")), "and the next one is told again");
     }
@@ -179,7 +179,7 @@ mod tests {
         assert!(!failures.is_twin(1, 2) && failures.is_twin(1, 2));
         assert!(!failures.is_twin(1, 2), "the next pair is another failure");
         assert!(!failures.is_twin(1, 3) && !failures.is_twin(2, 3));
-        tokio::time::sleep(TWIN).await;
+        SystemClock.sleep(TWIN).await;
         assert!(!failures.is_twin(2, 3));
     }
 

@@ -73,6 +73,25 @@ fn a_refused_write_is_one_line_for_each_call_that_said_so() {
 }
 
 #[test]
+fn what_a_close_could_not_send_is_told_once_however_often_it_is_tried() {
+    let stage = Stage::new();
+    stage.mount_and_pid(&["--log-format", "json", "--log-level", "info"]);
+    let rule = stage.server.faults().add(Rule::on(Op::PutObject, Action::status(403, "AccessDenied")));
+    fs::write(stage.at().join("new"), "bytes").unwrap();
+    eventually("three attempts", || stage.server.faults().struck(rule) >= 3);
+    let operations = |level: &str| -> Vec<_> {
+        let of_level = |line: &Value| line["level"] == level;
+        lines(&stage.dir.path().join("log")).into_iter().filter(of_level).map(|line| line["key"].clone()).collect()
+    };
+    let key = Value::from(format!("cos://{BUCKET}/new"));
+    assert_eq!(operations("warn"), std::slice::from_ref(&key), "the close");
+    assert_eq!(operations("error"), std::slice::from_ref(&key), "and that it is tried again");
+    stage.server.faults().remove(rule);
+    eventually("its arrival", || operations("info").contains(&key));
+    assert!(stage.umount().status.success());
+}
+
+#[test]
 fn a_storm_of_failures_does_not_flood_the_log() {
     let stage = Stage::new();
     for n in 0..40 {

@@ -132,7 +132,7 @@ impl Scene {
     }
 
     /// Runs the program as a user who may enter, owns the mount point, and may use a /dev/fuse of the program's own namespace.
-    fn as_nobody(mut self) -> Self {
+    fn by_nobody(mut self) -> Self {
         fs::set_permissions(self.dir.path(), Permissions::from_mode(0o755)).unwrap();
         chown(&self.at, Some(NOBODY), Some(NOBODY)).unwrap();
         let own = self.root().join("own");
@@ -372,7 +372,7 @@ fn a_credential_file_that_cannot_be_read() {
     scene.secrets.clear();
     let file = scene.file("passwd", "example-1250000000:AKIDEXAMPLE:exampleSecretKey\n");
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-    let scene = scene.as_nobody().words(&["--credentials", &format!("passwd:{}", file.display())]);
+    let scene = scene.by_nobody().words(&["--credentials", &format!("passwd:{}", file.display())]);
     scene.check(&failed(&["passwd", "credentials"], "credentials", &["passwd"]));
 }
 
@@ -479,7 +479,7 @@ fn a_dev_fuse_without_a_driver() {
 
 #[test]
 fn a_dev_fuse_that_the_user_may_not_open() {
-    let mut scene = Scene::new().as_nobody();
+    let mut scene = Scene::new().by_nobody();
     scene.by[4] = scene.by[4].replace("-m 0666", "-m 0600");
     scene.check(&Expected {
         code: 2,
@@ -490,7 +490,7 @@ fn a_dev_fuse_that_the_user_may_not_open() {
 
 #[test]
 fn no_fusermount3() {
-    let mut scene = Scene::new().as_nobody();
+    let mut scene = Scene::new().by_nobody();
     scene.path = Some("/nonexistent".into());
     scene.check(&Expected {
         code: 2,
@@ -504,7 +504,7 @@ fn no_user_allow_other() {
     let scene = Scene::new();
     let conf = scene.file("fuse.conf", "#user_allow_other\n");
     fs::set_permissions(&conf, Permissions::from_mode(0o644)).unwrap();
-    let mut scene = scene.as_nobody().words(&["--allow-other"]);
+    let mut scene = scene.by_nobody().words(&["--allow-other"]);
     scene.by[4] = format!("mount --bind {} /etc/fuse.conf && {}", conf.display(), scene.by[4]);
     scene.check(&Expected {
         code: 2,
@@ -535,7 +535,7 @@ fn a_mount_point_that_is_a_file() {
 
 #[test]
 fn a_mount_point_of_another_user() {
-    let scene = Scene::new().as_nobody();
+    let scene = Scene::new().by_nobody();
     chown(&scene.at, Some(0), Some(0)).unwrap();
     scene.check(&failed(&["fusermount3 could not mount", "user's own"], "mount point", &["belongs to user 0", "chown"]));
 }
@@ -635,7 +635,7 @@ fn staging_on_a_full_disk() {
 
 #[test]
 fn staging_that_cannot_be_written() {
-    let mut scene = Scene::new().as_nobody();
+    let mut scene = Scene::new().by_nobody();
     scene.staging = scene.root().join("roots");
     scene.check(&failed(&["Permission denied", "--staging"], "staging", &["Permission denied", "--staging"]));
 }

@@ -177,7 +177,7 @@ async fn write(patient: &Patient, report: &mut Report, bucket: &Arc<dyn Bucket>)
     let mut chance = [0; 16];
     patient.clock.chance(&mut chance);
     // Where mounts keep their helper objects: no mount shows it.
-    let key = Key::new(&format!("{}.cosmount/doctor-{:016x}", source.prefix, u128::from_le_bytes(chance)));
+    let key = Key::new(format!("{}.cosmount/doctor-{:032x}", source.prefix, u128::from_le_bytes(chance)));
     let meta = Meta { token: Some(CommitToken::from_bytes(chance)), ..Meta::default() };
     let payload = Payload::new(vec![Segment::Bytes(Bytes::from_static(PROBE))]);
     let put = bucket.put(&cx(), &key, &meta, payload, &Replaces::Absent).await;
