@@ -9,7 +9,7 @@
 
 use anyhow::{Context, anyhow, bail};
 
-use crate::cli::merge::{Catalogue, Given, Origin};
+use crate::cli::merge::{Given, Origin};
 
 /// Names that are read as something else.
 const TRANSLATED: &[&str] = &[
@@ -54,7 +54,6 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// What COSFS's names come to.
 #[derive(Debug)]
 pub(super) struct Translation<'a> {
-    catalogue: &'a Catalogue,
     mount_point: &'a str,
     given: Vec<Given>,
     /// For the notice: a piece for each name.
@@ -62,8 +61,8 @@ pub(super) struct Translation<'a> {
 }
 
 impl<'a> Translation<'a> {
-    pub(super) fn new(catalogue: &'a Catalogue, mount_point: &'a str) -> Self {
-        Self { catalogue, mount_point, given: Vec::new(), said: Vec::new() }
+    pub(super) fn new(mount_point: &'a str) -> Self {
+        Self { mount_point, given: Vec::new(), said: Vec::new() }
     }
 
     /// Takes a name that is COSFS's; says whether it is.
@@ -78,12 +77,12 @@ impl<'a> Translation<'a> {
         };
         match name {
             "url" => self.url(text()?),
-            "passwd_file" => self.credentials(name, text()?, &format!("passwd:{}", text()?)),
-            // With this role COSFS reads temporary keys from the password file.
-            "cam_role" if value == Some("sts") => self.said.push("cam_role=sts: what passwd_file holds decides".to_owned()),
-            "cam_role" => self.credentials(name, text()?, &format!("role:{}", text()?)),
+            "passwd_file" => self.read(name, &[("credentials", format!("passwd:{}", text()?))], value),
+            // With this role COSFS reads temporary keys from the password file; here its lines tell.
+            "cam_role" if value == Some("sts") => self.said.push("cam_role=sts: no effect".to_owned()),
+            "cam_role" => self.read(name, &[("credentials", format!("role:{}", text()?))], value),
             "public_bucket" => match text()? {
-                "1" => self.credentials(name, "1", "anonymous"),
+                "1" => self.read(name, &[("credentials", "anonymous".to_owned())], value),
                 "0" => {}
                 other => bail!("in -o public_bucket: {other:?} is neither 0 nor 1"),
             },
@@ -162,14 +161,6 @@ impl<'a> Translation<'a> {
         }
         self.read("url", &options, Some(url));
     }
-
-    fn credentials(&mut self, name: &str, value: &str, kind: &str) {
-        if self.catalogue.find("credentials").is_some() {
-            self.read(name, &[("credentials", kind.to_owned())], Some(value));
-        } else {
-            self.said.push(format!("{name}: credentials come from the environment only"));
-        }
-    }
 }
 
 fn typed(name: &str, value: Option<&str>) -> String {
@@ -195,6 +186,7 @@ fn permission(text: &str) -> anyhow::Result<u32> {
 mod tests {
     use super::*;
     use crate::cli::args::definition;
+    use crate::cli::merge::Catalogue;
     use crate::cli::mount_options;
 
     fn said(list: &str) -> anyhow::Result<(Vec<String>, String)> {
@@ -211,6 +203,10 @@ mod tests {
             ("url=http://cos.ap-guangzhou.myqcloud.com/", &["region=ap-guangzhou", "endpoint=http://cos.ap-guangzhou.myqcloud.com"]),
             ("url=https://cos-internal.ap-x.tencentcos.cn", &["region=ap-x", "endpoint=https://cos-internal.ap-x.tencentcos.cn"]),
             ("url=http://127.0.0.1:9000", &["endpoint=http://127.0.0.1:9000"]),
+            ("passwd_file=/etc/passwd-cosfs", &["credentials=passwd:/etc/passwd-cosfs"]),
+            ("passwd_file=/tmp/sts,cam_role=sts", &["credentials=passwd:/tmp/sts"]),
+            ("cam_role=reader", &["credentials=role:reader"]),
+            ("public_bucket=1", &["credentials=anonymous"]),
             ("multipart_size=16", &["part-size=16M"]),
             ("parallel_count=20", &["connections=20"]),
             ("stat_cache_expire=7", &["metadata-ttl=7s"]),

@@ -400,10 +400,9 @@ pub(super) fn is_secret(name: &str) -> bool {
 
 /// Why not, and what instead.
 fn no_secrets(name: &str) -> String {
-    let file = Catalogue::of(&definition()).find("credentials").map_or("", |_| ", or into a file that --credentials names");
     format!(
         "{name:?} is no option, because options are seen by everybody on this host: put secrets into the environment (COS_SECRET_ID, \
-         COS_SECRET_KEY, COS_SESSION_TOKEN){file}"
+         COS_SECRET_KEY, COS_SESSION_TOKEN), or into a file that --credentials names"
     )
 }
 

@@ -77,7 +77,7 @@ pub(super) struct Read {
 /// A word that cannot be taken.
 pub(super) fn read(lists: &[String], catalogue: &Catalogue, mount_point: &str) -> anyhow::Result<Read> {
     let mut read = Read::default();
-    let mut theirs = cosfs::Translation::new(catalogue, mount_point);
+    let mut theirs = cosfs::Translation::new(mount_point);
     for (name, value) in lists.iter().flat_map(|list| split(list)) {
         let plain = name.replace('-', "_");
         let own = |option: &str, value: Option<&str>| Given {

@@ -48,7 +48,7 @@ struct Keyed<T> {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Record {
-    Object(Object),
+    Object(Box<Object>),
     Marker(Marker),
 }
 
@@ -99,7 +99,7 @@ impl Disk {
                 Record::Object(mut object) => {
                     object.content = self.read(&object.files)?;
                     owned.extend(object.files.iter().cloned());
-                    Version::Object(Arc::new(object))
+                    Version::Object(Arc::new(*object))
                 }
                 Record::Marker(marker) => Version::Marker(marker),
             };

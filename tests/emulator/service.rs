@@ -95,7 +95,9 @@ fn documented_json_is_understood() {
     let names: Vec<&str> = table.lines().skip(2).flat_map(|line| line.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)).collect();
     assert!(names.len() > 20, "{names:?}");
     for name in names {
-        let wrong = Server::parse_rules(&format!(r#"{{"action":{{"do":"{name}","surplus":1}}}}"#)).unwrap_err().to_string();
+        // Most need fields; what matters is that the name is one.
+        let wrong =
+            Server::parse_rules(&format!(r#"{{"action":{{"do":"{name}"}}}}"#)).map_or_else(|error| error.to_string(), |_| String::new());
         assert!(!wrong.contains("unknown variant"), "{name}: {wrong}");
     }
 }
