@@ -85,7 +85,7 @@ fn run(words: Vec<OsString>) -> Result<(), Failure> {
     match arguments.command {
         Command::Mount(mount) => commands::mount::run(&mount, &merged.words),
         Command::Credentials(Credentials::Check(check)) => commands::credentials::check(&check, &merged.words),
-        Command::Doctor(doctor) => commands::doctor::run(&doctor),
+        Command::Doctor(doctor) => commands::doctor::run(&doctor, &merged.words),
         Command::Umount(umount) => commands::umount::run(&umount),
         Command::Config(config) => commands::config::run(&config, &matches, &merged.origins),
         Command::Completions(completions) => commands::completions::run(&completions),

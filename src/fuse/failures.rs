@@ -3,6 +3,8 @@
 //! The place to log is where an operation is answered: errors come up to here with all that is known, and nobody below logs what it returns. What a
 //! program's own mistakes and everyday questions answer (no such file, not empty) is no failure and is told at `debug` only.
 //!
+//! What the kernel could not read ahead it asks for once more when the program wants it: two requests, one failure ([`TWIN`]).
+//!
 //! A storm must not drown the log: of failures of one sort (operation, errno, COS's code) [`MOST`] are told in a [`WINDOW`], and at its end how many
 //! were left out.
 
@@ -21,6 +23,8 @@ use crate::vfs::Error;
 const MOST: u64 = 5;
 /// How long a window is.
 const WINDOW: Duration = Duration::from_secs(10);
+/// A failed read that is repeated for the same program within this is the same failure.
+const TWIN: Duration = Duration::from_millis(100);
 /// Sorts that are told apart; codes come from a server, which may make up many.
 const SORTS: usize = 64;
 
@@ -30,6 +34,8 @@ pub(super) struct Failures {
     runtime: Handle,
     clock: Arc<dyn Clock>,
     recent: Mutex<HashMap<Sort, Burst>>,
+    /// The last failed read: inode, process, when.
+    read: Mutex<Option<(u64, u32, Instant)>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -54,7 +60,7 @@ impl Burst {
 
 impl Failures {
     pub(super) fn new(runtime: Handle, clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { runtime, clock, recent: Mutex::default() })
+        Arc::new(Self { runtime, clock, recent: Mutex::default(), read: Mutex::default() })
     }
 
     /// Tells of a request that is answered with `error`; `key` is what its inode stands for.
@@ -68,6 +74,9 @@ impl Failures {
         }
         let refusal = error.refusal();
         let code = refusal.and_then(|refusal| refusal.code);
+        if operation == "read" && self.is_twin(ino, pid) {
+            return;
+        }
         if !self.is_told(Sort { operation, errno, code: code.map(str::to_owned) }) {
             return;
         }
@@ -75,6 +84,19 @@ impl Failures {
         let (status, request_id) = (refusal.and_then(|refusal| refusal.status), refusal.and_then(|refusal| refusal.request_id));
         let tries = refusal.map(|refusal| refusal.tries);
         tracing::warn!(operation, key, errno, code, status, request = request_id, tries, ino, pid, uid, "{error}");
+    }
+
+    /// Whether this is the second of two reads that fail as one.
+    fn is_twin(&self, ino: u64, pid: u32) -> bool {
+        let now = self.clock.now();
+        let mut last = self.read.lock();
+        match last.take() {
+            Some((before, by, when)) if (before, by) == (ino, pid) && now - when < TWIN => true,
+            _ => {
+                *last = Some((ino, pid, now));
+                false
+            }
+        }
     }
 
     /// Counts a failure and says whether it is one to tell.
@@ -146,9 +168,19 @@ mod tests {
         assert_eq!(told as u64, MOST);
         assert_eq!(failures.recent.lock()[&sort("InternalError")].left_out(), 995);
         assert!(failures.is_told(sort("SlowDown")), "another sort is told");
-        tokio::time::sleep(WINDOW + Duration::from_secs(1)).await;
+        SystemClock.sleep(WINDOW + Duration::from_secs(1)).await;
         assert!(!failures.recent.lock().contains_key(&sort("InternalError")), "the window's end sums up");
         assert!(failures.is_told(sort("InternalError")), "and the next one is told again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_fails_twice_as_one_is_one() {
+        let failures = Failures::new(Handle::current(), Arc::new(SystemClock));
+        assert!(!failures.is_twin(1, 2) && failures.is_twin(1, 2));
+        assert!(!failures.is_twin(1, 2), "the next pair is another failure");
+        assert!(!failures.is_twin(1, 3) && !failures.is_twin(2, 3));
+        SystemClock.sleep(TWIN).await;
+        assert!(!failures.is_twin(2, 3));
     }
 
     #[tokio::test(start_paused = true)]

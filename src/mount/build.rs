@@ -202,7 +202,7 @@ pub async fn elsewhere(service: &Arc<dyn Service>, settings: &Settings, error: &
 /// The paragraph a person gets whose bucket cannot be opened.
 fn cannot_open(source: &Source, error: &store::Error, elsewhere: Option<String>) -> anyhow::Error {
     let remedy = elsewhere.map_or_else(|| advice::for_error(source, error), |region| advice::for_region(&region));
-    Fault::new(format!("cannot open {source}: {error}"), remedy).into()
+    Fault::new(error.to_string(), remedy).into()
 }
 
 /// Opens the staging directory. Without an option each mount has one of its own, named by what it mounts, so that the next mount of the same

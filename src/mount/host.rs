@@ -15,6 +15,7 @@ use crate::mount::advice::Fault;
 use crate::mount::build::{open_staging, room, staging_limit};
 use crate::mount::session::Audience;
 use crate::mount::settings::{Settings, Staging};
+use crate::support::ByteSize;
 
 /// The device of the kernel's side.
 pub(super) const DEVICE: &str = "/dev/fuse";
@@ -28,7 +29,11 @@ const FUSE_CONF: &str = "/etc/fuse.conf";
 /// # Errors
 /// What keeps it from that.
 pub(super) fn check() -> Result<(), Fault> {
-    if geteuid().is_root() { open_device().map(drop) } else { helper().map(drop) }
+    if !geteuid().is_root() {
+        helper()?;
+    }
+    // The helper opens it with the rights of its caller.
+    open_device().map(drop)
 }
 
 /// Opens `/dev/fuse`.
@@ -44,26 +49,11 @@ pub fn open_device() -> Result<File, Fault> {
             }
             Some(Errno::EACCES | Errno::EPERM) => Fault::of_host(
                 format!("{DEVICE} may not be opened ({error})"),
-                format!("give the container the device (--device {DEVICE}), or this user the right to it"),
+                format!("let this user read and write it (chmod 0666 {DEVICE}), or give the container the device (--device {DEVICE})"),
             ),
             _ => Fault::of_host(format!("{DEVICE} cannot be opened ({error})"), module),
         }
     })
-}
-
-/// Whether `/dev/fuse` is there for `fusermount3`, which opens it for other users than root.
-///
-/// # Errors
-/// It is not.
-pub fn look_at_device() -> Result<(), Fault> {
-    if geteuid().is_root() {
-        return open_device().map(drop);
-    }
-    match fs::metadata(DEVICE) {
-        Ok(_) => Ok(()),
-        // Only to have the same words for it.
-        Err(_) => open_device().map(drop),
-    }
 }
 
 /// What `fusermount3` says of its version.
@@ -139,7 +129,8 @@ pub fn look_at_staging(settings: &Settings) -> anyhow::Result<String> {
     };
     drop(disk);
     remove(&made);
-    Ok(format!("{}: ours alone, {room} free, at most {limit} of it used", path.display()))
+    let rounded = |size: ByteSize| ByteSize::mib(size.0 >> 20);
+    Ok(format!("{}: ours alone, {} free, at most {} of it used", path.display(), rounded(room), rounded(limit)))
 }
 
 /// Removes directories that were made only to look, those below first; none that has something in it.

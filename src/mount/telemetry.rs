@@ -116,10 +116,12 @@ pub fn start(log: &Log) -> anyhow::Result<Logging> {
     };
     let access = log.access.as_deref().map(|path| file(path, "access log")).transpose()?;
     let (filter, handle) = reload::Layer::new(filter(log.level)?);
-    let lines = layer(drain, log.format).with_filter(filter);
-    let requests = access.map(|file| layer(Drain::File(file), log.format).with_filter(Targets::new().with_target(ACCESS, Level::INFO)));
+    let mut layers = vec![layer(drain, log.format).with_filter(filter).boxed()];
+    if let Some(file) = access {
+        layers.push(layer(Drain::File(file), log.format).with_filter(Targets::new().with_target(ACCESS, Level::INFO)).boxed());
+    }
     // A second start in one process (a demo inside a test) keeps the first.
-    if tracing_subscriber::registry().with(lines).with(requests).try_init().is_err() {
+    if tracing_subscriber::registry().with(layers).try_init().is_err() {
         return Ok(Logging::default());
     }
     let level = LiveLevel { filter: handle, now: Mutex::new(log.level) };

@@ -97,12 +97,14 @@ impl Drop for Line {
     fn drop(&mut self) {
         let Seen { status, request_id, trouble, sent, received } = self.seen.get_mut();
         let took = self.cx.clock().now() - self.start;
+        // A caller that has its answer from elsewhere drops a request on its way.
+        let code = trouble.as_deref().unwrap_or(if status.is_some() { "-" } else { "given up" });
         tracing::info!(
             target: ACCESS,
             operation = self.operation.name(),
             key = &*self.target,
             status = status.unwrap_or(0),
-            code = trouble.as_deref().unwrap_or("-"),
+            code,
             request = request_id.as_deref().unwrap_or("-"),
             sent,
             received,

@@ -133,6 +133,7 @@ impl Vfs {
     /// Commits what the last handle left, again and again until it is done, a new handle takes over, or it can never be.
     async fn commit_behind(self: &Arc<Self>, ino: Ino) {
         let mut pause = FIRST_PAUSE;
+        let mut told = false;
         loop {
             let cx = Ctx::background(Arc::clone(&self.clock), PATIENCE).with_urgency(Urgency::WriteOut);
             let failure = self.commit(&cx, ino).await.err();
@@ -142,8 +143,14 @@ impl Vfs {
                 Some(Error::Stale | Error::Exists) => true,
                 Some(_) => false,
             };
-            if let Some(error) = &failure {
-                tracing::error!(ino = ino.0, %error, "changes of a closed file are not in COS yet");
+            match &failure {
+                Some(error) if told => tracing::debug!(ino = ino.0, %error, "still not in COS"),
+                Some(error) => {
+                    self.tell_unsent(ino, error);
+                    told = true;
+                }
+                None if told => tracing::info!(key = self.key_of(ino), ino = ino.0, "in COS now"),
+                None => {}
             }
             let (ended, go_on) = {
                 let mut names = self.names.lock();

@@ -27,6 +27,7 @@ mod rename;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unsent;
 mod xattr;
 
 use std::{
@@ -57,6 +58,7 @@ use index::Index;
 use keymap::{KeyMap, Name};
 use meta::Attributes;
 use tree::{Facts, Local, Nameless, Place, Tree};
+use unsent::Unsent;
 
 pub use error::{Error, Refusal, Why};
 pub use recover::recover;
@@ -393,6 +395,8 @@ pub struct Vfs {
     stopping: AtomicBool,
     /// Wakes whoever waits for a claim.
     released: tokio::sync::Notify,
+    /// What was told of late of changes that could not be sent.
+    unsent: Unsent,
     /// Guards inodes, open files and claims together, so that an operation tells all of them at once. Never held while waiting.
     names: Mutex<Names>,
 }
@@ -431,6 +435,7 @@ impl Vfs {
             _memory: budget.try_reserve(Share::Names, memory),
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
+            unsent: Unsent::default(),
             names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default() }),
             config,
             bucket,
@@ -459,7 +464,7 @@ impl Vfs {
         stream::iter(dirty)
             .for_each_concurrent(DRAINED_AT_ONCE, |ino| async move {
                 if let Err(error) = self.commit(cx, ino).await {
-                    tracing::error!(ino = ino.0, %error, "a file's changes are not in COS");
+                    self.tell_unsent(ino, &error);
                 }
             })
             .await;

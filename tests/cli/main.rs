@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
 
+mod logs;
+mod misconfigured;
 mod snapshot;
 mod words;
 
@@ -49,7 +51,10 @@ impl Stage {
         let mut command = cosmount(&["mount", BUCKET]);
         command.arg(self.at()).args(["--region", "ap-guangzhou", "--endpoint", &self.server.endpoint()]);
         command.arg("--staging").arg(self.dir.path().join("staging"));
-        command.arg("--log-file").arg(self.dir.path().join("log")).args(["--log-level", "trace"]).args(extra).envs(SECRETS);
+        command.arg("--log-file").arg(self.dir.path().join("log")).args(extra).envs(SECRETS);
+        if !extra.contains(&"--log-level") {
+            command.args(["--log-level", "trace"]);
+        }
         command
     }
 

@@ -8,9 +8,9 @@ mod finding;
 mod host;
 mod network;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Runtime};
 use tracing::Level;
 
@@ -18,7 +18,7 @@ use crate::cli::args::Doctor;
 use crate::cli::commands::mount::settings;
 use crate::cli::{Failure, SYSTEM, USAGE, environment};
 use crate::mount::Settings;
-use crate::mount::daemon;
+use crate::mount::daemon::{self, Restart};
 use crate::mount::telemetry::{self, Log};
 use crate::support::{Clock, Ctx, SystemClock};
 
@@ -43,9 +43,18 @@ impl Patient {
     }
 }
 
-pub(in crate::cli) fn run(doctor: &Doctor) -> Result<(), Failure> {
+/// `words` are what this process was started with. Secrets leave its environment first, as for a mount.
+pub(in crate::cli) fn run(doctor: &Doctor, words: &[OsString]) -> Result<(), Failure> {
     let usage = |error: anyhow::Error| Failure::new(USAGE, error);
-    let settings = settings(&doctor.mount, environment::credentials()).map_err(usage)?;
+    let child = environment::variable(environment::CHILD).is_some();
+    let secrets = if child { daemon::receive_secrets().map_err(usage)? } else { environment::credentials() };
+    if !child && !secrets.is_empty() {
+        let remove = secrets.iter().map(|(name, _)| name.clone()).collect();
+        let restart = Restart { arguments: words.to_vec(), secrets, remove, mark: (environment::CHILD, "doctor") };
+        let error = anyhow!(daemon::replace(&restart));
+        return Err(Failure::new(SYSTEM, error.context("cannot start this program again without the credentials in its environment")));
+    }
+    let settings = settings(&doctor.mount, secrets).map_err(usage)?;
     settings.check().map_err(usage)?;
     if doctor.mount.log_level > Level::INFO {
         telemetry::start(&Log::terminal(doctor.mount.log_level)).map_err(usage)?;

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use crate::cli::commands::doctor::{Patient, finding::Report};
 use crate::mount::advice;
 use crate::mount::{self, Account, Settings, Source};
-use crate::store::{self, Bucket, CommitToken, Key, Kind, ListRequest, Meta, Payload, Replaces, Segment, Service};
+use crate::store::cos::Credentials;
+use crate::store::{self, Bucket, CommitToken, Key, Kind, ListRequest, Meta, Payload, Replaces, Segment, Service, probe};
 use crate::support::Metrics;
 
 /// Keys that are looked at for one to read.
@@ -18,19 +19,26 @@ const PROBE: &[u8] = b"cosmount doctor";
 const CHECKS: [&str; 5] = ["signature", "bucket", "region", "list", "get"];
 const WRITES: [&str; 3] = ["put", "upload", "delete"];
 
-/// The account, once there is somebody to sign for it.
-async fn account(patient: &Patient) -> anyhow::Result<Arc<dyn Service>> {
+/// The account, once there is somebody to sign for it, and who that is.
+async fn account(patient: &Patient) -> anyhow::Result<(Arc<dyn Service>, Arc<Credentials>)> {
     let Settings { store, source, .. } = &patient.settings;
     let Account { service, credentials } = mount::account(store, Some(&source.bucket), &Metrics::default(), &patient.clock)?;
-    credentials.credentials().await?;
-    Ok(service)
+    let credentials = patient.cx().bounded(credentials.credentials()).await??;
+    Ok((service, credentials))
 }
 
 /// Asks the bucket, unless the way there is none.
 pub(super) async fn examine(patient: &Patient, report: &mut Report, way: Result<(), String>) {
+    if let Err(because) = &way
+        && probe::authorities(patient.settings.store.ca_file.as_deref()).is_err()
+    {
+        report.not_tried("credentials", because);
+        return rest(patient, report, &CHECKS, because);
+    }
     let service = match account(patient).await {
-        Ok(service) => {
-            report.good("credentials", "there");
+        Ok((service, credentials)) => {
+            let until = credentials.expires.map(|ends| format!(", until {}", httpdate::fmt_http_date(ends)));
+            report.good("credentials", format!("from {}{}", credentials.origin().escape_debug(), until.unwrap_or_default()));
             service
         }
         Err(error) => {
@@ -169,7 +177,7 @@ async fn write(patient: &Patient, report: &mut Report, bucket: &Arc<dyn Bucket>)
     let mut chance = [0; 16];
     patient.clock.chance(&mut chance);
     // Where mounts keep their helper objects: no mount shows it.
-    let key = Key::new(&format!("{}.cosmount/doctor-{:016x}", source.prefix, u128::from_le_bytes(chance)));
+    let key = Key::new(format!("{}.cosmount/doctor-{:032x}", source.prefix, u128::from_le_bytes(chance)));
     let meta = Meta { token: Some(CommitToken::from_bytes(chance)), ..Meta::default() };
     let payload = Payload::new(vec![Segment::Bytes(Bytes::from_static(PROBE))]);
     let put = bucket.put(&cx(), &key, &meta, payload, &Replaces::Absent).await;

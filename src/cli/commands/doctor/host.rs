@@ -11,7 +11,7 @@ use crate::mount::{check_mount_point, host};
 /// Looks at everything; nothing here depends on the other.
 pub(super) fn examine(patient: &Patient, report: &mut Report) {
     let settings = &patient.settings;
-    tell(report, "/dev/fuse", host::look_at_device().map(|()| "there".to_owned()));
+    tell(report, "/dev/fuse", host::open_device().map(|_| "there".to_owned()));
     match host::helper() {
         Ok(version) => report.good("fusermount3", version),
         Err(_) if geteuid().is_root() => report.good("fusermount3", "not there, and root needs none"),
