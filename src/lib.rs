@@ -9,6 +9,8 @@ pub mod data;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod fuse;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod local;
 pub mod mount;
 pub mod store;

@@ -21,6 +21,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("emulator", &["support"]),
     ("main", &["cli"]),
     ("bin", &["emulator", "support"]),
+    // Not a room: the names of what is fuzzed, built for tests only.
+    ("fuzzing", &["mount", "vfs", "store", "local", "support"]),
 ];
 
 /// What is named in some rooms only: crates, and the variables of the environment.
@@ -29,7 +31,7 @@ const NAMED: &[(&str, &[&str])] = &[
     ("clap::", &["cli", "bin"]),
     ("reqwest::", &["store"]),
     ("quick_xml::", &["store", "emulator"]),
-    ("hyper::", &["emulator"]),
+    ("hyper::", &["store", "emulator"]),
     ("env::var", &["cli", "bin"]),
 ];
 

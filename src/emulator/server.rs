@@ -38,6 +38,7 @@ use super::objects::http_date;
 use super::op::Op;
 use super::state::Store;
 use super::target::Target;
+use super::throttle::Throttle;
 use super::xml::Writer;
 
 /// What all connections share.
@@ -49,6 +50,7 @@ pub(super) struct Core {
     pub(super) log: Log,
     pub(super) accounts: RwLock<Vec<Account>>,
     pub(super) link: RwLock<LinkSpeed>,
+    pub(super) throttle: Throttle,
     serial: AtomicU64,
     /// Objects being written at this moment, by bucket and key.
     writing: Mutex<HashMap<(String, Vec<u8>), u32>>,
@@ -78,6 +80,7 @@ impl Core {
             log: Log::new(config.log_entries),
             accounts: RwLock::new(config.accounts.clone()),
             link: RwLock::new(LinkSpeed::new(config.latency, config.bandwidth)),
+            throttle: Throttle::new(config.rates.clone()),
             serial: AtomicU64::new(0),
             writing: Mutex::default(),
             config,
@@ -163,7 +166,10 @@ impl Core {
         let clock = call.now.saturating_add_signed(skew.unwrap_or(0));
         let outcome = match failed {
             Some(failure) => Err(failure),
-            None => self.authorised(&mut call, &parts.method, clock).await,
+            None => match self.admit(&call) {
+                Err(refused) => Err(refused),
+                Ok(()) => self.authorised(&mut call, &parts.method, clock).await,
+            },
         };
         if call.plan.has(&Action::LoseAnswer) {
             return reset(&call);
@@ -253,6 +259,11 @@ impl Core {
         None
     }
 
+    /// Counts a request against the rates.
+    fn admit(&self, call: &Call) -> Outcome<()> {
+        self.throttle.admit(call.target.op, call.target.bucket.as_deref().unwrap_or_default()).inspect_err(|_| call.record.throttled())
+    }
+
     fn is_written(&self, call: &Call) -> bool {
         let Some(bucket) = call.target.bucket.clone() else { return false };
         call.target.op.writes_object() && self.writing.lock().contains_key(&(bucket, call.target.key.clone()))
@@ -276,8 +287,9 @@ impl Core {
         let denied = || Failure::access_denied("Access Denied.");
         let op = call.target.op;
         let allowed = self.store.bucket(call.bucket().map_err(|_| denied())?, |bucket| {
-            let object = bucket.objects.get(call.key()).and_then(|object| object.meta.acl.as_ref());
-            let reads = object.map_or(bucket.config.acl.public_read(), super::acl::Acl::public_read);
+            let object = bucket.find(call.key(), call.version()).ok();
+            let own = object.as_ref().and_then(|object| object.meta.acl.as_ref());
+            let reads = own.map_or(bucket.config.acl.public_read(), super::acl::Acl::public_read);
             Ok((op.reads() && reads) || (op.public_write() && bucket.config.acl.public_write()))
         })?;
         if allowed { Ok(()) } else { Err(denied()) }
@@ -297,6 +309,7 @@ impl Core {
             }
             Op::DeleteBucketConfig => self.delete_bucket_config(call, &setting()),
             Op::ListObjects => self.list_objects(call),
+            Op::ListVersions => self.list_versions(call),
             Op::ListUploads => self.list_uploads(call),
             Op::DeleteMany => self.delete_many(call).await,
             Op::HeadObject => self.head_object(call),
@@ -310,6 +323,7 @@ impl Core {
             Op::GetObjectTagging => self.get_object_tags(call),
             Op::PutObjectTagging => self.put_object_tags(call).await,
             Op::DeleteObjectTagging => self.delete_object_tags(call),
+            Op::RestoreObject => self.restore_object(call).await,
             Op::InitiateUpload => self.initiate_upload(call),
             Op::UploadPart => self.upload_part(call).await,
             Op::CopyPart => self.copy_part(call),

@@ -14,6 +14,7 @@ mod convert;
 mod dirents;
 mod dispatch;
 mod errno;
+mod failures;
 mod notify;
 mod ops;
 #[cfg(test)]
@@ -76,7 +77,8 @@ pub fn serve(
     notify: &KernelNotify,
 ) -> io::Result<Serving> {
     let own = File::from(device.as_fd().try_clone_to_owned()?);
-    let front = ops::Front::new(vfs, dispatch::Dispatch::new(runtime.clone(), clock, patience), own);
+    let failures = failures::Failures::new(runtime.clone(), Arc::clone(&clock));
+    let front = ops::Front::new(vfs, dispatch::Dispatch::new(runtime.clone(), clock, patience), failures, own);
     serve_with(front, device, access, notify)
 }
 

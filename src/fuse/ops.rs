@@ -21,6 +21,7 @@ use crate::fuse::convert;
 use crate::fuse::dirents::{Page, Room, Style};
 use crate::fuse::dispatch::{self, Dispatch};
 use crate::fuse::errno::errno;
+use crate::fuse::failures::Failures;
 use crate::fuse::reply;
 use crate::support::Ctx;
 use crate::vfs::{Error, Fh, Ino, Owner, Result, SetAttr, StatFs, Vfs};
@@ -49,6 +50,7 @@ const WANTED: [(InitFlags, &str); 8] = [
 pub(super) struct Front {
     vfs: Arc<Vfs>,
     dispatch: Dispatch,
+    failures: Arc<Failures>,
     again: Arc<Again>,
     /// The session's descriptor once more, for answers that fuser cannot encode.
     device: Arc<File>,
@@ -67,8 +69,8 @@ pub(super) fn negotiate(config: &mut KernelConfig) {
 }
 
 impl Front {
-    pub(super) fn new(vfs: Arc<Vfs>, dispatch: Dispatch, device: File) -> Self {
-        Self { vfs, dispatch, again: Arc::default(), device: Arc::new(device) }
+    pub(super) fn new(vfs: Arc<Vfs>, dispatch: Dispatch, failures: Arc<Failures>, device: File) -> Self {
+        Self { vfs, dispatch, failures, again: Arc::default(), device: Arc::new(device) }
     }
 
     fn run<R, T, F>(
@@ -84,7 +86,14 @@ impl Front {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let request = dispatch::Request { operation, ino: ino.0, pid: request.pid(), uid: request.uid(), gid: request.gid() };
-        self.dispatch.run(request, reply, |cx| work(Arc::clone(&self.vfs), cx), answer);
+        let (vfs, failures) = (Arc::clone(&self.vfs), Arc::clone(&self.failures));
+        let logged = move |reply, result: Result<T>| {
+            if let Err(error) = &result {
+                failures.note(request, error, || vfs.key_of(Ino(request.ino)));
+            }
+            answer(reply, result);
+        };
+        self.dispatch.run(request, reply, |cx| work(Arc::clone(&self.vfs), cx), logged);
     }
 
     /// Both kinds of READDIR: the entries are gathered in a [`Page`], which sends itself; fuser's object answers errors.
@@ -129,6 +138,10 @@ impl Filesystem for Front {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         negotiate(config);
         Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.failures.sum_up();
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

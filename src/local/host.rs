@@ -1,7 +1,8 @@
 //! A real directory with one owner.
 //!
 //! The directory holds what must survive us, in a place where other users may have left things. So it is ours or it is refused:
-//! 1. made 0700; one that exists must belong to us, be writable by us alone and not be a symbolic link;
+//! 1. made 0700; one that exists must belong to us and be writable by us alone. No part of its path may be a symbolic link: the path is walked
+//!    part by part with O_NOFOLLOW, so there is no moment at which one could be planted;
 //! 2. opened once, and every name is resolved from that descriptor with O_NOFOLLOW: moving the directory or planting a link changes nothing;
 //! 3. owned through flock(2) on `.lock`, which the kernel releases however we die. A second owner fails at once, and is told the pid of the
 //!    first. [`HostDisk::adoptable`] finds the directories whose owner is gone.
@@ -9,14 +10,14 @@
 //! Every operation runs on tokio's blocking pool.
 
 use std::{
-    fs::{DirBuilder, File},
+    fs::File,
     io::{self, Read, Write},
     ops::Range,
     os::{
-        fd::AsRawFd,
-        unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::{FileExt, MetadataExt},
     },
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -27,9 +28,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use nix::{
     errno::Errno,
-    fcntl::{AtFlags, FallocateFlags, Flock, FlockArg, OFlag, fallocate, openat, renameat},
+    fcntl::{AtFlags, FallocateFlags, Flock, FlockArg, OFlag, fallocate, open, openat, renameat},
     sys::{
-        stat::{Mode, fstat, fstatat},
+        stat::{Mode, SFlag, fstat, fstatat, mkdirat},
         statvfs::fstatvfs,
     },
     unistd::{Uid, UnlinkatFlags, unlinkat},
@@ -53,7 +54,7 @@ pub struct HostDisk {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{} is in use by process {pid}: one mount per directory; name another one or unmount that mount", .path.display())]
+    #[error("{} is in use by process {pid}, and a directory is one mount's", .path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -78,19 +79,23 @@ pub enum OpenError {
     },
 }
 
-const LOCK: &str = ".lock";
 const TEMPORARY: &str = ".new";
-const FILE: OFlag = OFlag::O_RDWR.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// (A pipe is opened without waiting for its other end, and then refused.)
+const FILE: OFlag = OFlag::O_RDWR.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK);
+
+const LOCK: &str = HostDisk::LOCK;
 
 impl HostDisk {
+    /// The file in it that its owner has locked.
+    pub const LOCK: &str = ".lock";
+
     /// Makes the directory if it is not there, checks that it is ours alone, and takes its lock. Blocks briefly: called at start.
     ///
     /// # Errors
     /// [`OpenError::InUse`] if its owner lives; it is not waited for.
     pub fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
         let io_error = |source: io::Error| OpenError::Io { path: path.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error)?;
-        let directory = open_directory(path)?;
+        let directory = open_directory(path, Missing::Made)?;
         let lock = Self::lock(path, &directory)?;
         let disk = Self { path: path.to_owned(), directory: Arc::new(directory), replacements: AtomicU64::new(0), _lock: lock };
         disk.drop_temporaries().map_err(io_error)?;
@@ -110,7 +115,7 @@ impl HostDisk {
         let mut found = Vec::new();
         for entry in entries {
             let path = entry?.path();
-            let Ok(directory) = open_directory(&path) else { continue };
+            let Ok(directory) = open_directory(&path, Missing::Refused) else { continue };
             let Ok(lock) = openat(&directory, LOCK, FILE, Mode::empty()) else { continue };
             if Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock).is_ok() {
                 found.push(path);
@@ -146,7 +151,7 @@ impl HostDisk {
         let io_error = |source: io::Error| OpenError::Io { path: path.to_owned(), source };
         loop {
             let file = openat(directory, LOCK, FILE | OFlag::O_CREAT, Mode::from_bits_truncate(0o600));
-            let file = File::from(file.map_err(|errno| io_error(errno.into()))?);
+            let file = ours(file.map_err(|errno| io_error(errno.into()))?).map_err(io_error)?;
             let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => lock,
                 Err((file, Errno::EAGAIN)) => {
@@ -180,9 +185,9 @@ impl HostDisk {
         check_name(name)?;
         let (directory, name) = (Arc::clone(&self.directory), name.to_owned());
         blocking(move || {
-            let file = openat(&*directory, name.as_str(), flags, Mode::from_bits_truncate(0o600))?;
+            let file = ours(openat(&*directory, name.as_str(), flags, Mode::from_bits_truncate(0o600))?)?;
             let named = AtomicBool::new(!flags.contains(OFlag::O_CREAT));
-            Ok(Arc::new(HostFile(Arc::new(Inner { file: File::from(file), directory, named }))) as Arc<dyn DiskFile>)
+            Ok(Arc::new(HostFile(Arc::new(Inner { file, directory, named }))) as Arc<dyn DiskFile>)
         })
         .await
     }
@@ -316,26 +321,68 @@ impl DiskFile for HostFile {
     }
 }
 
-/// Opens a directory without following a link, and checks that it is ours alone.
-fn open_directory(path: &Path) -> Result<File, OpenError> {
+/// What becomes of directories on the way that are not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Made,
+    Refused,
+}
+
+/// Opens a directory without following a link anywhere on the way, and checks that it is ours alone.
+fn open_directory(path: &Path, missing: Missing) -> Result<File, OpenError> {
     let refuse = |why: String| OpenError::Unsafe { path: path.to_owned(), why };
-    let io_error = |source: io::Error| OpenError::Io { path: path.to_owned(), source };
-    let mut options = File::options();
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let directory = options.read(true).custom_flags(flags.bits()).open(path).map_err(|error| match error.raw_os_error() {
-        Some(errno) if errno == Errno::ENOTDIR as i32 || errno == Errno::ELOOP as i32 => {
-            refuse("it is a symbolic link or no directory".to_owned())
-        }
-        _ => io_error(error),
-    })?;
-    let stat = fstat(&directory).map_err(|errno| io_error(errno.into()))?;
+    let io_error = |errno: Errno| OpenError::Io { path: path.to_owned(), source: errno.into() };
+    let absolute = std::path::absolute(path).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+    let on_the_way = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut directory = open(Path::new("/"), on_the_way, Mode::empty()).map_err(io_error)?;
+    let mut so_far = PathBuf::from("/");
+    for part in absolute.components() {
+        let name = match part {
+            Component::Normal(name) => name,
+            Component::ParentDir => return Err(refuse("it has a .. in it".to_owned())),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
+        };
+        so_far.push(name);
+        let next = match openat(&directory, name, on_the_way, Mode::empty()) {
+            Err(Errno::ENOENT) if missing == Missing::Made => {
+                match mkdirat(&directory, name, Mode::from_bits_truncate(0o700)) {
+                    // Somebody else may have been faster; what that is shows when it is opened.
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(errno) => return Err(io_error(errno)),
+                }
+                openat(&directory, name, on_the_way, Mode::empty())
+            }
+            next => next,
+        };
+        directory = next.map_err(|errno| match errno {
+            Errno::ENOTDIR | Errno::ELOOP => {
+                let real = std::fs::canonicalize(path).map(|real| format!("; if {} is meant, name that", real.display()));
+                refuse(format!("{} is a symbolic link or no directory{}", so_far.display(), real.unwrap_or_default()))
+            }
+            errno => io_error(errno),
+        })?;
+    }
+    // The same directory once more, to be read and synced: what was opened so far is only a place.
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = File::from(openat(&directory, ".", flags, Mode::empty()).map_err(io_error)?);
+    let stat = fstat(&directory).map_err(io_error)?;
     if stat.st_uid != Uid::effective().as_raw() {
         return Err(refuse(format!("it belongs to user {}", stat.st_uid)));
     }
     if stat.st_mode & 0o022 != 0 {
-        return Err(refuse(format!("others may write to it (mode {:04o}); chmod go-w", stat.st_mode & 0o7777)));
+        return Err(refuse(format!("others may write to it (mode {:04o})", stat.st_mode & 0o7777)));
     }
     Ok(directory)
+}
+
+/// A regular file of this user's, and no second name of one that lies elsewhere.
+fn ours(file: OwnedFd) -> io::Result<File> {
+    let stat = fstat(&file)?;
+    let regular = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG;
+    if !regular || stat.st_uid != Uid::effective().as_raw() || stat.st_nlink > 1 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file of our own: something was put in its place"));
+    }
+    Ok(File::from(file))
 }
 
 /// The names in an open directory, wherever it is by now.
@@ -398,6 +445,44 @@ mod tests {
         symlink(parent.path().join("left"), parent.path().join("link")).unwrap();
         assert_eq!(HostDisk::adoptable(parent.path()).unwrap(), [parent.path().join("left")]);
         assert_eq!(HostDisk::adoptable(&parent.path().join("absent")).unwrap(), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn a_link_anywhere_on_the_way_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let parent = parent.path().canonicalize().unwrap();
+        std::fs::create_dir_all(parent.join("victim/below")).unwrap();
+        symlink(parent.join("victim"), parent.join("link")).unwrap();
+        symlink("nowhere", parent.join("dangling")).unwrap();
+        std::fs::write(parent.join("file"), "").unwrap();
+        for path in
+            ["link", "link/below", "link/below/deeper", "link/new/deeper", "dangling", "dangling/a", "file", "file/a", "victim/../b"]
+        {
+            let refused = HostDisk::open(&parent.join(path)).unwrap_err();
+            assert!(matches!(refused, OpenError::Unsafe { .. }), "{path}: {refused}");
+        }
+        let told = HostDisk::open(&parent.join("link/below")).unwrap_err().to_string();
+        assert!(told.contains(parent.join("victim/below").to_str().unwrap()), "{told}");
+        assert_eq!(std::fs::read_dir(parent.join("victim")).unwrap().count(), 1, "nothing was made behind the link");
+        assert!(std::fs::read_dir(parent.join("victim/below")).unwrap().next().is_none());
+        assert!(!parent.join("nowhere").exists());
+    }
+
+    #[tokio::test]
+    async fn a_pipe_in_place_of_a_file_is_no_trap() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("mount");
+        let disk = HostDisk::open(&path).unwrap();
+        nix::unistd::mkfifo(&path.join("ledger"), Mode::from_bits_truncate(0o600)).unwrap();
+        std::fs::create_dir(path.join("spill")).unwrap();
+        for name in ["ledger", "spill"] {
+            let opened = tokio::time::timeout(std::time::Duration::from_secs(5), disk.open(name)).await.expect("no open waits");
+            assert!(opened.is_err(), "{name}");
+        }
+        drop(disk);
+        std::fs::remove_file(path.join(LOCK)).unwrap();
+        nix::unistd::mkfifo(&path.join(LOCK), Mode::from_bits_truncate(0o600)).unwrap();
+        assert!(HostDisk::open(&path).is_err());
     }
 
     #[test]

@@ -34,6 +34,8 @@ use super::disk::{Disk, DiskFile};
 use crate::support::TaskGroup;
 
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;
 
@@ -154,13 +156,23 @@ impl Journal {
             file => file?,
         };
         let size = file.len().await?;
+        if size > LONGEST {
+            // Not ours: it is not even read.
+            return Err(JournalError::Unreadable(name.to_owned()));
+        }
         let bytes = file.read_at(0..size).await?;
         let (replay, end, next) = replay(&bytes, name, identity)?;
         if end < size {
             file.set_len(end).await?;
             file.sync().await?;
         }
-        let log = Log { disk, name: name.to_owned(), identity: identity.to_owned(), file, end, next, broken: None };
+        let mut log = Log { disk, name: name.to_owned(), identity: identity.to_owned(), file, end, next, broken: None };
+        if end < size && !replay.damaged.is_empty() {
+            // What was torn proved that the damage is older than the last batch (2). Without it the next replay would take the one for the other.
+            let live: Vec<_> = replay.records.iter().map(|record| record.to_vec()).collect();
+            log.rewrite(&live).await?;
+        }
+        let end = log.end;
         let shared = Shared { queue: Mutex::new(Queue { items: Vec::new(), log: Some(log) }), size: AtomicU64::new(end) };
         Ok((Self { shared: Arc::new(shared), writer: TaskGroup::new(Handle::current()) }, replay))
     }
@@ -336,6 +348,9 @@ impl Item {
     }
 }
 
+/// A journal is compacted long before it is this long.
+const LONGEST: u64 = 256 << 20;
+
 /// How often the identity is written, so that one damaged place cannot make the journal nobody's.
 const HEADS: u64 = 2;
 
@@ -357,9 +372,9 @@ fn head(identity: &str) -> Result<Vec<u8>, JournalError> {
 
 /// What `bytes` say: the records, where the next one goes, and its number.
 fn replay(bytes: &Bytes, name: &str, identity: &str) -> Result<(Replay, u64, u64), JournalError> {
-    let frames = scan(bytes);
+    let frames = scan(bytes).ok_or_else(|| JournalError::Unreadable(name.to_owned()))?;
     let heads = frames.iter().take_while(|frame| frame.number < HEADS).count();
-    let found = frames.first().filter(|_| heads > 0).and_then(|frame| bytes[frame.record.clone()].strip_prefix(FORMAT));
+    let found = frames.first().filter(|_| heads > 0).and_then(|frame| bytes.get(frame.record.clone())?.strip_prefix(FORMAT));
     let found = found.ok_or_else(|| JournalError::Unreadable(name.to_owned()))?;
     if found != identity.as_bytes() {
         let found = String::from_utf8_lossy(found).into_owned();

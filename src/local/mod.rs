@@ -10,6 +10,12 @@ mod ledger;
 mod process;
 mod sim;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing {
+    pub(crate) use super::journal::fuzzing::journal;
+    pub(crate) use super::ledger::fuzz as ledger;
+}
+
 pub use disk::{Disk, DiskFile};
 pub use host::{HostDisk, OpenError};
 pub use journal::{Damage, Durable, Journal, JournalError, Replay};

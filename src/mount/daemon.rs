@@ -313,6 +313,12 @@ impl Served {
         kill(self.pid, Signal::SIGTERM).with_context(|| format!("cannot stop process {}", self.pid))
     }
 
+    /// Whether it serves a mount of another mount namespace than this process's. Unknown (another user's) counts as no.
+    pub fn is_elsewhere(&self) -> bool {
+        let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+        namespace(&self.pid.to_string()).zip(namespace("self")).is_some_and(|(theirs, ours)| theirs != ours)
+    }
+
     /// Whether it still lives.
     pub fn is_alive(&self) -> bool {
         is_locked(&self.file)

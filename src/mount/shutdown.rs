@@ -18,9 +18,11 @@ use crate::data::Data;
 use crate::fuse::{self, Serving};
 use crate::mount::build::{self, Rooms};
 use crate::mount::daemon::{Registration, Status};
+use crate::mount::host;
 use crate::mount::service_manager::ServiceManager;
 use crate::mount::session::{Audience, Mounted, Request, check_mount_point};
 use crate::mount::settings::Settings;
+use crate::mount::telemetry::Logging;
 use crate::support::{Clock, Ctx, Urgency};
 use crate::vfs::{Left, Vfs};
 
@@ -52,16 +54,18 @@ pub struct Running {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hang_up: Signal,
+    /// The terminal is gone. A log that is elsewhere is reopened by SIGHUP instead.
+    hang_up: Option<Signal>,
 }
 
 /// Mounts: when it returns, the kernel has shaken hands and the bucket has answered a signed request (M1).
 ///
 /// # Errors
 /// A paragraph for the user. Nothing is left mounted.
-pub fn start(settings: Settings) -> anyhow::Result<Running> {
+pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
     settings.check()?;
     check_mount_point(&settings.mount_point)?;
+    host::check()?;
     let mut rooms = build::build(&settings)?;
     if !settings.vfs.read_only {
         let Rooms { runtime, bucket, clock, leftovers, .. } = &mut rooms;
@@ -69,15 +73,23 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     }
     let signals = {
         let _context = rooms.runtime.enter();
-        Signals::catch()?
+        Signals::catch(logging.is_terminal())?
     };
+    logging.obey(rooms.runtime.handle())?;
     let request = Request {
         source: settings.source.typed.clone(),
         mount_point: settings.mount_point.clone(),
         read_only: settings.vfs.read_only,
+        noexec: settings.noexec,
         audience: settings.audience,
     };
-    let (device, mounted) = request.mount()?;
+    let (device, mounted) = match request.mount() {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            rooms.abandon();
+            return Err(error);
+        }
+    };
     let served = fuse::serve(
         Arc::clone(&rooms.vfs),
         device,
@@ -91,10 +103,12 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         Ok(serving) => serving,
         Err(error) => {
             mounted.unmount()?;
+            rooms.abandon();
             return Err(error);
         }
     };
     mounted.raise_readahead();
+    mounted.name_helper(&settings.source.typed);
     let registration = match Registration::new(&settings.runtime_directory, &mounted) {
         Ok(registration) => Some(registration),
         Err(error) => {
@@ -280,20 +294,27 @@ impl Stop<'_> {
 }
 
 impl Signals {
-    fn catch() -> io::Result<Self> {
+    fn catch(in_terminal: bool) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
+            hang_up: in_terminal.then(|| signal(SignalKind::hangup())).transpose()?,
         })
     }
 
     /// The next one that comes.
     async fn next(&mut self) -> &'static str {
+        let hang_up = &mut self.hang_up;
+        let hung_up = async {
+            match hang_up {
+                Some(signal) => drop(signal.recv().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hang_up.recv() => "SIGHUP",
+            () = hung_up => "SIGHUP",
         }
     }
 }

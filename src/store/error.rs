@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::store::Key;
+use crate::store::{Key, Way};
 
 /// Why a store call failed. A variant exists because somebody acts differently on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,6 +75,7 @@ struct Detail {
     code: Option<String>,
     message: String,
     request_id: Option<String>,
+    way: Option<Way>,
     tries: u32,
     renewed: bool,
 }
@@ -91,6 +92,7 @@ impl Error {
             code: None,
             message: message.into(),
             request_id: None,
+            way: None,
             tries: 1,
             renewed: false,
         }))
@@ -128,6 +130,13 @@ impl Error {
         self
     }
 
+    /// Adds what was wrong with the way, where no answer came.
+    #[must_use]
+    pub fn because(mut self, way: Option<Way>) -> Self {
+        self.0.way = way;
+        self
+    }
+
     /// Says that the effect may be there all the same.
     #[must_use]
     pub fn unknown(mut self) -> Self {
@@ -157,6 +166,26 @@ impl Error {
     /// Whether the effect may be there.
     pub fn outcome(&self) -> Outcome {
         self.0.outcome
+    }
+
+    /// What was attempted, as COS names it.
+    pub fn operation(&self) -> &'static str {
+        self.0.operation
+    }
+
+    /// Bucket and key, as a person would write them; nothing escaped.
+    pub fn target(&self) -> &str {
+        &self.0.target
+    }
+
+    /// What was said of it, as a sentence; nothing escaped.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// What was wrong with the way, if no answer came and that much is known.
+    pub fn way(&self) -> Option<Way> {
+        self.0.way
     }
 
     /// The HTTP status, if there was an answer.
@@ -194,7 +223,7 @@ impl fmt::Display for Error {
         }
         write!(f, ": ")?;
         match (code, status) {
-            (Some(code), Some(status)) => write!(f, "{code} ({status}), ")?,
+            (Some(code), Some(status)) => write!(f, "{} ({status}), ", code.escape_debug())?,
             (None, Some(status)) => write!(f, "HTTP {status}, ")?,
             _ => {}
         }

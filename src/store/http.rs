@@ -4,6 +4,10 @@
 //! where that matters. An attempt on which nothing moves for a bounded time ([`Watch`]) is given up although its caller would wait longer, so
 //! that a stalled connection costs seconds and the next attempt takes another one. A body that trickles does not move, either.
 //!
+//! What the other side sends is bounded before it is believed: the number and size of headers, the length of a document, and how many long
+//! documents are gathered at once. What is no HTTP at all is *corrupt*, so that it is asked for again a few times, not until the deadline.
+//! Redirects are not followed, so nothing signed for one host is ever sent to another.
+//!
 //! Copies on the way of a body: none here. Answers are slices of hyper's read buffer, requests slices of the payload.
 
 use std::{
@@ -15,16 +19,34 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
-use crate::store::{Body, Error, Kind, Operation, Payload, Result, Segment, checksum::Crc64};
+use crate::store::{
+    Body, Error, Kind, Operation, Payload, Proxies, Result, Segment, Way,
+    access::Record,
+    checksum::Crc64,
+    way::{Names, chain},
+};
 use crate::support::Ctx;
 
 /// Most bytes of a frame of a request body. A frame is what an upload is seen to move by: one every [`SLICE`] is what a slow line must manage.
 const FRAME: usize = 64 << 10;
 
-/// Most headers of an answer: 2 KB of user metadata may be a thousand of them. (Their size is bounded by hyper's read buffer, some 400 KiB.)
+/// Most headers of an answer: 2 KB of user metadata may be a thousand of them.
 const HEADERS: usize = 1200;
+
+/// The header that the store puts into every answer.
+pub(super) const REQUEST_ID: &str = "x-cos-request-id";
+
+/// Most bytes of all headers. (Until they are parsed, hyper's read buffer bounds them: some 400 KiB a connection.)
+const HEADER_BYTES: usize = 64 << 10;
+
+/// Documents that grow past [`LONG`] wait until fewer than [`LONG_AT_ONCE`] do: a hundred connections must not gather eight megabytes each.
+const LONG: usize = 1 << 20;
+const LONG_AT_ONCE: usize = 2;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -52,11 +74,20 @@ const IDLE: Duration = Duration::from_secs(25);
 
 /// The client.
 #[derive(Debug, Clone)]
-pub(super) struct Http(reqwest::Client);
+pub(super) struct Http {
+    client: reqwest::Client,
+    /// A place for each long document.
+    long: Arc<Semaphore>,
+}
 
 impl Http {
-    /// A client that trusts the system's certificates and those in `ca_file`.
-    pub(super) fn new(ca_file: Option<&Path>) -> std::result::Result<Self, String> {
+    /// A client that goes to the other side itself, as to a metadata service.
+    pub(super) fn direct(ca_file: Option<&Path>) -> std::result::Result<Self, String> {
+        Self::through(ca_file, &Proxies::default())
+    }
+
+    /// A client that trusts the system's certificates and those in `ca_file`, and goes through `proxies`.
+    pub(super) fn through(ca_file: Option<&Path>, proxies: &Proxies) -> std::result::Result<Self, String> {
         // The first to install one wins; it may be a test's.
         drop(rustls::crypto::ring::default_provider().install_default());
         let mut builder = reqwest::Client::builder()
@@ -67,18 +98,29 @@ impl Http {
             .http1_only()
             .http1_max_headers(HEADERS)
             .tcp_nodelay(true)
+            .dns_resolver(Names::resolver())
             .connect_timeout(CONNECT)
             .pool_idle_timeout(IDLE)
             .tls_version_min(reqwest::tls::Version::TLS_1_2);
+        if !proxies.is_empty() {
+            let proxies = proxies.clone();
+            builder = builder.proxy(reqwest::Proxy::custom(move |url| proxies.on_the_way_to(url)));
+        }
         if let Some(file) = ca_file {
-            let pem = std::fs::read(file).map_err(|error| format!("cannot read the CA file {}: {error}", file.display()))?;
+            let pem = std::fs::read(file).map_err(|error| {
+                format!(
+                    "cannot read the CA file {}: {error}: --ca-file must name a file of PEM certificates that this user may read",
+                    file.display()
+                )
+            })?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| bad_ca(file, &error))?;
             if certificates.is_empty() {
-                return Err(format!("the CA file {} holds no certificate", file.display()));
+                return Err(format!("the CA file {} holds no certificate: --ca-file must name a file of PEM certificates", file.display()));
             }
             builder = builder.tls_certs_merge(certificates);
         }
-        builder.build().map(Self).map_err(|error| format!("cannot set up TLS: {}", chain(&error)))
+        let client = builder.build().map_err(|error| format!("cannot set up TLS: {}", chain(&error)))?;
+        Ok(Self { client, long: Arc::new(Semaphore::new(LONG_AT_ONCE)) })
     }
 
     /// Sends a request whose body is `payload`, if it has one, and waits for the head of the answer.
@@ -88,19 +130,47 @@ impl Http {
         if let Some(payload) = payload {
             *request.body_mut() = Some(reqwest::Body::wrap_stream(frames(payload, watch.clone(), Arc::clone(&source))));
         }
-        let answer = watch.wait(self.0.execute(request)).await?;
+        let answer = watch.wait(self.client.execute(request)).await?;
         if let Some(message) = source.get() {
             return Err(watch.error(Kind::Source, message.clone()));
         }
         let response = answer.map_err(|error| {
-            let kind = if error.is_builder() { Kind::Invalid } else { Kind::Unavailable };
+            let way = Way::of(&error);
+            let kind = match () {
+                () if error.is_builder() => Kind::Invalid,
+                () if is_no_http(&error) => Kind::Corrupt,
+                () => Kind::Unavailable,
+            };
             let sent = !error.is_builder() && !error.is_connect();
-            let failed = watch.error(kind, chain(&error.without_url()));
+            let failed = watch.error(kind, chain(&error.without_url())).because(way);
             if sent { watch.maybe_done(failed) } else { failed }
         })?;
         watch.moved();
+        let size: usize = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if size > HEADER_BYTES {
+            return Err(watch.maybe_done(watch.error(Kind::Corrupt, format!("the answer has {size} bytes of headers"))));
+        }
         let given = watch.cx.clock().now();
-        Ok(Answer { response, watch: watch.clone(), given, blanks_until: given + watch.cx.patience() * BLANK_PATIENCES })
+        let blanks_until = given + watch.cx.patience() * BLANK_PATIENCES;
+        let answer = Answer { response, watch: watch.clone(), given, blanks_until, long: Arc::clone(&self.long) };
+        watch.record.answered(answer.status(), answer.header(REQUEST_ID));
+        Ok(answer)
+    }
+}
+
+impl Http {
+    /// Sends a request to somebody else than a store and returns status and body, at most `longest` bytes. The caller bounds the time.
+    pub(super) async fn plain(&self, request: reqwest::Request, longest: usize) -> std::result::Result<(u16, Bytes), String> {
+        let told = |error: reqwest::Error| chain(&error.without_url());
+        let mut response = self.client.execute(request).await.map_err(told)?;
+        let mut body = Vec::new();
+        while let Some(bytes) = response.chunk().await.map_err(told)? {
+            if body.len() + bytes.len() > longest {
+                return Err(format!("the answer is longer than {longest} bytes"));
+            }
+            body.extend_from_slice(&bytes);
+        }
+        Ok((response.status().as_u16(), body.into()))
     }
 }
 
@@ -114,6 +184,8 @@ pub(super) struct Watch {
     cx: Ctx,
     /// The attempt's own, shorter patience.
     attempt: Ctx,
+    /// What the access log will say of it.
+    record: Record,
 }
 
 impl Watch {
@@ -125,7 +197,9 @@ impl Watch {
         };
         let halves = HALVES[cx.setbacks() as usize % HALVES.len()];
         let slice = (first / 2 * halves).min(most);
-        Self { operation, target: target.into(), cx: cx.clone(), attempt: Self::patience(cx, slice) }
+        let target: Arc<str> = target.into();
+        let record = Record::new(cx, operation, &target);
+        Self { operation, target, cx: cx.clone(), attempt: Self::patience(cx, slice), record }
     }
 
     /// The same for a request with a body of `len` bytes. One that must be sent again from its beginning is not given up so soon.
@@ -150,7 +224,14 @@ impl Watch {
 
     /// An error of this attempt.
     pub(super) fn error(&self, kind: Kind, message: impl Into<String>) -> Error {
+        let message = message.into();
+        self.record.failed(&message);
         Error::new(kind, self.operation.name(), message).at(&*self.target)
+    }
+
+    /// For the access log.
+    pub(super) fn record(&self) -> &Record {
+        &self.record
     }
 
     /// The same error, named after what this attempt is about.
@@ -168,7 +249,8 @@ impl Watch {
         let waited = self.attempt.bounded(step).await;
         waited.map_err(|late| {
             self.cx.set_back();
-            self.maybe_done(self.error(Kind::Unavailable, format!("the connection stalled: {late}")))
+            let stalled = self.error(Kind::Unavailable, format!("the connection stalled: {late}"));
+            self.maybe_done(stalled.because(Some(Way::Silent)))
         })
     }
 
@@ -199,6 +281,7 @@ pub(super) struct Answer {
     given: Instant,
     /// Until when blanks count as life.
     blanks_until: Instant,
+    long: Arc<Semaphore>,
 }
 
 impl Answer {
@@ -225,18 +308,25 @@ impl Answer {
     }
 
     /// All of the body, at most `limit` bytes. Blanks that keep the connection alive while the store works count as life, but not for ever.
-    pub(super) async fn document(mut self, limit: usize) -> Result<Bytes> {
+    pub(super) async fn document(mut self, limit: usize) -> Result<Document> {
+        let too_long = |watch: &Watch| watch.maybe_done(watch.error(Kind::Corrupt, format!("the answer is longer than {limit} bytes")));
+        if self.response.content_length().is_some_and(|told| told > limit as u64) {
+            return Err(too_long(&self.watch));
+        }
         let mut all = Vec::new();
+        let mut place = None;
         while let Some(bytes) = self.chunk().await? {
             // A server that thinks for minutes sends a blank now and then.
             let bytes = if all.is_empty() { bytes.slice(bytes.iter().take_while(|b| b.is_ascii_whitespace()).count()..) } else { bytes };
             if all.len() + bytes.len() > limit {
-                let error = self.watch.error(Kind::Corrupt, format!("the answer is longer than {limit} bytes"));
-                return Err(self.watch.maybe_done(error));
+                return Err(too_long(&self.watch));
+            }
+            if place.is_none() && all.len() + bytes.len() > LONG {
+                place = self.watch.wait(Arc::clone(&self.long).acquire_owned()).await?.ok();
             }
             all.extend_from_slice(&bytes);
         }
-        Ok(all.into())
+        Ok(Document { bytes: all.into(), _place: place })
     }
 
     /// The body as a stream of exactly `len` bytes.
@@ -270,7 +360,29 @@ impl Answer {
         } else {
             self.watch.attempt.moved(len);
         }
-        chunk.map_err(|error| self.watch.maybe_done(self.watch.error(Kind::Unavailable, chain(&error.without_url()))))
+        if let Ok(Some(bytes)) = &chunk {
+            self.watch.record.received(bytes.len());
+        }
+        let cut = |error: reqwest::Error| {
+            let way = Way::of(&error).or(Some(Way::Cut));
+            self.watch.error(Kind::Unavailable, chain(&error.without_url())).because(way)
+        };
+        chunk.map_err(|error| self.watch.maybe_done(cut(error)))
+    }
+}
+
+/// An answer's document, which keeps its place while it is read.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    bytes: Bytes,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl std::ops::Deref for Document {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -334,6 +446,7 @@ impl Frames {
             break bytes;
         };
         self.sent += bytes.len() as u64;
+        self.watch.record.sent(bytes.len());
         if let Some(crc) = &mut self.crc {
             let crc = crc.get_mut();
             crc.update(&bytes);
@@ -356,19 +469,17 @@ fn zeros() -> Bytes {
 }
 
 fn bad_ca(file: &Path, error: &reqwest::Error) -> String {
-    format!("the CA file {} is not PEM: {}", file.display(), chain(error))
+    format!("the CA file {} is not PEM: {}: --ca-file must name a file of PEM certificates", file.display(), chain(error))
 }
 
-/// An error with all its causes: reqwest's own text names none of them.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
+/// Whether the other side answered with something that is no HTTP, or more headers than anybody sends.
+fn is_no_http(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return error.is_parse();
         }
         cause = error.source();
     }
-    text
+    false
 }

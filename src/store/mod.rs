@@ -11,14 +11,19 @@
 //! - S4: no secret in any `Debug`, log or error.
 //! - S5: an unknown outcome can be settled: what we made carries our token, what we delete or replace is named by version.
 
+mod access;
 mod capabilities;
+mod certificate;
 mod checksum;
 pub mod cos;
 mod error;
 mod http;
 pub mod memory;
 mod operation;
+pub mod probe;
+mod proxy;
 mod types;
+mod way;
 mod wrap;
 mod xml;
 
@@ -30,14 +35,19 @@ use wrap::{fault, limit, meter, retry};
 
 use crate::support::{Clock, Ctx, Metrics};
 
+pub use access::ACCESS;
 pub use capabilities::{Capabilities, Versioning};
 pub use error::{Error, Kind, Outcome};
 pub use operation::Operation;
+pub use proxy::Proxies;
+#[cfg(any(test, fuzzing))]
+pub(crate) use proxy::fuzz as fuzz_proxies;
 pub use types::{
     Acl, Body, BucketInfo, BucketName, CommitToken, ETag, Grant, Head, Key, ListRequest, Listed, Meta, ObjectVersion, OpenUpload, Page,
     Part, PartNumber, Payload, Replaces, Segment, Source, Sse, Stored, Tags, Upload, UploadId, VersionId,
 };
 
+pub use way::Way;
 pub use wrap::fault::{Fault, Faults};
 
 /// What a store call returns.
@@ -124,7 +134,7 @@ pub trait Bucket: Debug + Send + Sync {
 pub struct CosConfig {
     /// Where buckets and the account are: [`cos::Endpoints::parse`].
     pub endpoints: cos::Endpoints,
-    /// Who signs: [`cos::Fixed::from_environment`], or another provider.
+    /// Who signs: [`cos::open_credentials`], or [`cos::Fixed`].
     pub credentials: Arc<dyn cos::Provider>,
     /// A PEM file of authorities trusted beside the system's.
     pub ca_file: Option<PathBuf>,

@@ -9,8 +9,8 @@ use quick_xml::{Reader, events::Event};
 /// Deepest nesting of any answer we know is 5.
 const DEPTH: usize = 16;
 
-/// A full page of a listing has under 15,000 elements, a multi-delete that refuses everything under 6,000.
-const ELEMENTS: usize = 200_000;
+/// A full page of a listing has under 15,000 elements, one of buckets (2,000) as many, a multi-delete that refuses everything under 6,000.
+const ELEMENTS: usize = 50_000;
 
 /// What the visitor is told. Paths are local names joined by `/`, without the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

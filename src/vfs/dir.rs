@@ -33,6 +33,7 @@ use crate::vfs::{
     create::LONGEST_LINK,
     keymap::Name,
     meta::Attributes,
+    pages::{FRUITLESS, endless},
     tree::{By, Facts, Listed, Local},
 };
 
@@ -40,6 +41,9 @@ use crate::vfs::{
 const FIRST: u64 = 2;
 /// Entries kept behind the place a handle stands at: more than one answer to the kernel has.
 const LOOK_BACK: usize = 4096;
+
+/// Beginnings of pages that a handle remembers.
+const CHECKPOINTS: usize = 1024;
 
 /// One open directory.
 #[derive(Debug)]
@@ -151,12 +155,18 @@ impl Vfs {
         // What an error follows never reaches the kernel, and the references it was given with are never given back: so behind the first entry
         // nothing is waited for, and what goes wrong there is for the next call to say.
         let mut given = false;
+        let mut fruitless = 0;
         loop {
             if at < state.first {
                 state.go_back(at);
             }
             let Some(item) = usize::try_from(at - state.first).ok().and_then(|index| state.window.get(index)).cloned() else {
                 let (Next::Page(cursor), false) = (state.next.clone(), given) else { return Ok(()) };
+                // Pages of which nothing can be shown count as empty ones: this call cannot be interrupted.
+                fruitless += 1;
+                if fruitless > FRUITLESS {
+                    return Err(endless("a directory").into());
+                }
                 self.next_page(cx, handle.ino, &mut state, at, cursor).await?;
                 continue;
             };
@@ -257,6 +267,14 @@ impl Vfs {
         let first = state.end();
         if state.checkpoints.last().is_none_or(|(last, _)| *last < first) {
             state.checkpoints.push((first, cursor));
+            if state.checkpoints.len() > CHECKPOINTS {
+                // Every other one will do: to go back then lists two pages where it listed one.
+                let mut index = 0;
+                state.checkpoints.retain(|_| {
+                    index += 1;
+                    index % 2 == 1
+                });
+            }
         }
         let most = self.names.lock().tree.most_listed();
         if let Some((_, names)) = &mut state.whole {

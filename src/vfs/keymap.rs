@@ -10,6 +10,8 @@
 //! | `..` | `@cos:%2E%2E` |
 //! | `@cos:x` | `@cos:%40cos:x` |
 //!
+//! Control bytes 0x18 to 0x1B, which COS refuses in new keys, and NUL are escaped the same way.
+//!
 //! Every component has at most one name and every name exactly one component: a name that begins with `@cos:` and is not the escape of
 //! anything is refused (V3). A component that is longer than 255 bytes, or whose escape is, has no name and is hidden, and so is
 //! `.cosmount`, which is reserved at every depth. With `--unspellable hide` the escape is off and these components are hidden, too.
@@ -26,6 +28,9 @@ pub(super) const RESERVED: &str = ".cosmount";
 const LONGEST_NAME: usize = 255;
 /// The longest key, of a file, or of a directory with its slash.
 pub(super) const LONGEST_KEY: usize = 850;
+
+/// Characters that COS refuses in keys.
+const REFUSED: [char; 4] = ['\u{18}', '\u{19}', '\u{1a}', '\u{1b}'];
 
 /// One component of a path, as programs see it: not empty, no `/`, no NUL, not `.` or `..`, at most 255 bytes, not reserved.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +52,7 @@ impl Name {
         if text == RESERVED {
             return Err(Error::BadName("`.cosmount` is reserved for the mount's own helper objects"));
         }
-        if text.contains(['\u{18}', '\u{19}', '\u{1a}', '\u{1b}']) {
+        if text.contains(REFUSED) {
             return Err(Error::BadName("COS keys cannot hold the control characters 0x18 to 0x1B"));
         }
         Ok(Self(text.into()))
@@ -111,11 +116,10 @@ impl KeyMap {
 
     /// The name under which a component of a listed key is shown; `None` if it is hidden.
     pub(super) fn name_of(&self, component: &str) -> Option<Name> {
-        if component == RESERVED {
+        if component == RESERVED || component.contains('/') {
             return None;
         }
-        let odd = component.is_empty() || component == "." || component == ".." || component.contains(['\0', '/']);
-        let shown = if odd || (self.escape && component.starts_with(ESCAPE)) {
+        let shown = if is_odd(component) || (self.escape && component.starts_with(ESCAPE)) {
             if !self.escape {
                 return None;
             }
@@ -144,6 +148,11 @@ impl KeyMap {
     }
 }
 
+/// Whether no program could say the component, or none may make it.
+fn is_odd(component: &str) -> bool {
+    component.is_empty() || component == "." || component == ".." || component.contains('\0') || component.contains(REFUSED)
+}
+
 fn escaped(component: &str) -> String {
     let mut name = ESCAPE.to_owned();
     for (index, c) in component.char_indices() {
@@ -163,8 +172,8 @@ fn escaped(component: &str) -> String {
 /// The component that a name stands for, if it is the escape of one.
 fn unescaped(name: &str) -> Option<String> {
     let component = percent_encoding::percent_decode_str(name.strip_prefix(ESCAPE)?).decode_utf8().ok()?;
-    let odd = component.is_empty() || component == "." || component == ".." || component.contains('\0') || component.starts_with(ESCAPE);
-    // A slash inside would name another key's component; only what escapes to this very name is meant.
+    let odd = is_odd(&component) || component.starts_with(ESCAPE);
+    // A slash would make two components of it; only what escapes to this very name is meant.
     (odd && !component.contains('/') && escaped(&component) == name).then(|| component.into_owned())
 }
 
@@ -190,9 +199,14 @@ mod tests {
     #[test]
     fn components_that_are_no_names_are_escaped_or_hidden() {
         let map = KeyMap::new("", true);
-        for (component, shown) in
-            [("", "@cos:"), (".", "@cos:%2E"), ("..", "@cos:%2E%2E"), ("@cos:x", "@cos:%40cos:x"), ("a\0b", "@cos:a%00b")]
-        {
+        for (component, shown) in [
+            ("", "@cos:"),
+            (".", "@cos:%2E"),
+            ("..", "@cos:%2E%2E"),
+            ("@cos:x", "@cos:%40cos:x"),
+            ("a\0b", "@cos:a%00b"),
+            ("\u{1b}[2J", "@cos:%1B[2J"),
+        ] {
             assert_eq!(map.name_of(component), Some(name(shown)));
             assert_eq!(map.child("d/", &name(shown)).unwrap().as_str(), format!("d/{component}"));
         }
@@ -217,7 +231,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_leads_back_to_its_component(component in "(@cos:)?[a-z@%./\0]{0,6}".prop_map(|c| c.replace('/', "."))) {
+        fn what_is_shown_leads_back_to_its_component(component in "(@cos:)?[a-z@%./\0\u{1b}]{0,6}".prop_map(|c| c.replace('/', "."))) {
             let map = KeyMap::new("p/", true);
             if let Some(shown) = map.name_of(&component) {
                 let parsed = Name::parse(shown.as_os_str()).unwrap();

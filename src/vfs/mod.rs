@@ -11,6 +11,8 @@ mod commit;
 mod create;
 mod dir;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod handles;
 mod index;
 mod io;
@@ -18,6 +20,7 @@ mod keymap;
 mod lookup;
 mod meta;
 mod open;
+mod pages;
 mod recover;
 mod remove;
 mod rename;
@@ -55,7 +58,7 @@ use keymap::{KeyMap, Name};
 use meta::Attributes;
 use tree::{Facts, Local, Nameless, Place, Tree};
 
-pub use error::Error;
+pub use error::{Error, Refusal, Why};
 pub use recover::recover;
 
 /// What a file-system operation returns.
@@ -463,6 +466,12 @@ impl Vfs {
         self.left()
     }
 
+    /// The key that an inode stands for, as a person would look for it; for the log.
+    pub fn key_of(&self, ino: Ino) -> Option<String> {
+        let key = self.names.lock().key(&self.keys, ino).ok()?;
+        Some(format!("cos://{}/{key}", self.bucket.name()))
+    }
+
     /// From here on nothing is changed any more.
     pub fn refuse_changes(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -504,7 +513,7 @@ impl Vfs {
             // Nobody listens any more if the caller was dropped; the work is done all the same.
             drop(tell.send(work.await));
         });
-        told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".to_owned())))
+        told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".into())))
     }
 
     /// A mark for a new object, by which an unknown outcome is settled.

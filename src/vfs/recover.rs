@@ -18,7 +18,7 @@ use crate::store::{Bucket, Head, Key, Kind, ListRequest, Upload, UploadId};
 
 use crate::support::Ctx;
 
-use crate::vfs::Result;
+use crate::vfs::{Error, Result, keymap::RESERVED, pages::Pages};
 
 /// Pairs of a directory that are looked at at once.
 const AT_ONCE: usize = 32;
@@ -32,6 +32,10 @@ pub async fn recover(cx: &Ctx, bucket: &Arc<dyn Bucket>, leftover: &Leftover) ->
         Leftover::Upload { key, id } => {
             let upload = Upload { key: Key::new(key), id: UploadId(id.as_str().into()), token: None };
             Ok(bucket.abort_upload(cx, &upload).await?)
+        }
+        // The ledger lies on a disk: nothing but a helper object is deleted because of what it says.
+        Leftover::Helper { key } if !key.split('/').any(|part| part == RESERVED) => {
+            Err(Error::Invalid("the ledger names a helper object where none of ours is"))
         }
         Leftover::Helper { key } => delete(cx, bucket, &Key::new(key), None).await,
         Leftover::Move { from, to, token } => {
@@ -79,17 +83,13 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     async fn recover(&self, cx: &Ctx, bucket: &Arc<dyn Bucket>) -> Result<()> {
-        let mut request = ListRequest { prefix: self.to.to_owned(), ..ListRequest::default() };
-        loop {
-            let page = bucket.list(cx, &request).await?;
+        let mut pages = Pages::new(ListRequest { prefix: self.to.to_owned(), ..ListRequest::default() });
+        while let Some(page) = pages.next(cx, bucket).await? {
             cx.progressed();
             let copies = page.objects.into_iter().map(|object| Ok(object.version.key));
             stream::iter(copies).try_for_each_concurrent(AT_ONCE, |copy| self.recover_one(cx, bucket, copy)).await?;
-            match page.next {
-                Some(next) => request.after = Some(next),
-                None => return Ok(()),
-            }
         }
+        Ok(())
     }
 
     async fn recover_one(&self, cx: &Ctx, bucket: &Arc<dyn Bucket>, copy: Key) -> Result<()> {

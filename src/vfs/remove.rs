@@ -17,6 +17,7 @@ use crate::vfs::{
     claims::Claim,
     keymap::Name,
     meta::{self, DIRECTORY_TYPE},
+    pages::Pages,
     tree::{Facts, Listed, Local},
 };
 
@@ -95,7 +96,7 @@ impl Vfs {
             }
             drop(names);
         }
-        Err(Error::Busy("the name changes faster than it can be claimed".to_owned()))
+        Err(Error::Busy("the name changes faster than it can be claimed".into()))
     }
 
     /// Removes an object; that it is gone already is success.
@@ -133,10 +134,10 @@ impl Vfs {
             names.directory_key(&self.keys, ino)?
         };
         let mut marker = None;
-        let mut request = ListRequest { prefix: directory.clone(), delimited: true, ..ListRequest::default() };
+        let mut pages = Pages::new(ListRequest { prefix: directory.clone(), delimited: true, ..ListRequest::default() });
         loop {
             let asked = self.clock.now();
-            let page = self.bucket.list(cx, &request).await?;
+            let Some(page) = pages.next(cx, &self.bucket).await? else { return Ok(marker) };
             let objects = page.objects.iter().map(|object| (&object.version.key, Some((&object.version, object.last_modified))));
             let listed = objects.chain(page.prefixes.iter().map(|key| (key, None)));
             for (key, object) in listed.filter(|(key, _)| key.as_str() != directory) {
@@ -148,10 +149,6 @@ impl Vfs {
                 }
             }
             marker = marker.or(page.objects.into_iter().map(|object| object.version).find(|version| version.key.as_str() == directory));
-            match page.next {
-                Some(next) => request.after = Some(next),
-                None => return Ok(marker),
-            }
         }
     }
 

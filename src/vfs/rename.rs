@@ -33,6 +33,7 @@ use crate::vfs::{
     keymap::Name,
     lookup::Found,
     meta,
+    pages::Pages,
     tree::{By, Facts, Local},
 };
 
@@ -109,7 +110,7 @@ impl Vfs {
             drop(claim);
             return moved;
         }
-        Err(Error::Busy("the names change faster than they can be claimed".to_owned()))
+        Err(Error::Busy("the names change faster than they can be claimed".into()))
     }
 
     /// What POSIX asks of the two names.
@@ -327,9 +328,8 @@ impl Vfs {
         if let Some(origin) = old_form.filter(|origin| origin.key.as_str() != from) {
             all.push((origin, Key::new(to)));
         }
-        let mut request = ListRequest { prefix: from.to_owned(), ..ListRequest::default() };
-        loop {
-            let page = self.bucket.list(cx, &request).await?;
+        let mut pages = Pages::new(ListRequest { prefix: from.to_owned(), ..ListRequest::default() });
+        while let Some(page) = pages.next(cx, &self.bucket).await? {
             cx.progressed();
             for object in page.objects {
                 let key = Key::new(format!("{to}{}", &object.version.key.as_str()[from.len()..]));
@@ -341,10 +341,6 @@ impl Vfs {
             if all.len() > self.config.rename_limit {
                 tracing::warn!(%from, limit = self.config.rename_limit, "more objects than --rename-limit: the program has to copy instead");
                 return Err(Error::CrossDevice("more objects than one rename moves; see --rename-limit"));
-            }
-            match page.next {
-                Some(next) => request.after = Some(next),
-                None => break,
             }
         }
         // A list may lack what this mount has just written.
@@ -469,7 +465,8 @@ impl Vfs {
     /// Deletes the sources, each only as the version that was copied. The move has happened: what cannot be deleted stays, and the program is
     /// told so.
     async fn delete_sources(&self, cx: &Ctx, from: &str, moved: &[Moved]) -> Result<()> {
-        let there = self.versions_below(cx, from).await.inspect_err(
+        let sources = moved.iter().map(|moved| &moved.old.key).collect();
+        let there = self.versions_below(cx, from, &sources).await.inspect_err(
             |error| tracing::error!(%error, %from, "a directory was renamed, and its old name could not be listed: what is there stays"),
         )?;
         let mut failure: Option<Error> = None;
@@ -508,19 +505,21 @@ impl Vfs {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Every object whose key begins with `prefix`, as it is now.
-    async fn versions_below(&self, cx: &Ctx, prefix: &str) -> Result<HashMap<Key, ObjectVersion>> {
+    /// The objects of these keys, which begin with `prefix`, as they are now. What else is there is passed over, and what lies behind the last of
+    /// them not listed, so that neither memory nor time is the bucket's to choose.
+    async fn versions_below(&self, cx: &Ctx, prefix: &str, keys: &HashSet<&Key>) -> Result<HashMap<Key, ObjectVersion>> {
         let mut all = HashMap::new();
-        let mut request = ListRequest { prefix: prefix.to_owned(), ..ListRequest::default() };
-        loop {
-            let page = self.bucket.list(cx, &request).await?;
+        let last = keys.iter().max();
+        let mut pages = Pages::new(ListRequest { prefix: prefix.to_owned(), ..ListRequest::default() });
+        while let Some(page) = pages.next(cx, &self.bucket).await? {
             cx.progressed();
-            all.extend(page.objects.into_iter().map(|object| (object.version.key.clone(), object.version)));
-            match page.next {
-                Some(next) => request.after = Some(next),
-                None => return Ok(all),
+            if page.next.as_ref().is_some_and(|next| last.is_none_or(|last| next >= *last)) {
+                pages.end();
             }
+            let ours = page.objects.into_iter().map(|object| object.version).filter(|version| keys.contains(&version.key));
+            all.extend(ours.map(|version| (version.key.clone(), version)));
         }
+        Ok(all)
     }
 
     /// What a copy to the name of `replaced` expects to find.

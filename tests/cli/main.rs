@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
+mod snapshot;
+mod words;
+
 use std::{
     fs::{self, File},
     io::Write,
@@ -77,7 +80,8 @@ impl Drop for Stage {
 
 fn cosmount(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cosmount"));
-    command.args(words).stdin(Stdio::null());
+    // Neither the width of a terminal nor what the user of this host has configured is a part of any test.
+    command.args(words).stdin(Stdio::null()).env("COLUMNS", "100").env("COSMOUNT_CONFIG", "/dev/null");
     for (name, _) in SECRETS {
         command.env_remove(name);
     }

@@ -26,8 +26,10 @@ pub struct Builder {
     args: Vec<String>,
     environment: Vec<(String, String)>,
     config: Option<Config>,
+    server: Option<Arc<Server>>,
     prefix: String,
     without_staging: bool,
+    under: Vec<String>,
 }
 
 /// A running mount. Dropping it unmounts and stops everything.
@@ -39,6 +41,7 @@ pub struct Mounted {
     environment: Vec<(String, String)>,
     args: Vec<String>,
     without_staging: bool,
+    under: Vec<String>,
     child: Option<Child>,
 }
 
@@ -61,6 +64,12 @@ impl Builder {
         self
     }
 
+    /// Uses this emulator, which has the bucket.
+    pub fn on(mut self, server: Arc<Server>) -> Self {
+        self.server = Some(server);
+        self
+    }
+
     /// Mounts what is below this prefix (ending in `/`).
     pub fn prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
@@ -73,13 +82,20 @@ impl Builder {
         self
     }
 
+    /// Runs the program by this command, which must not stand between it and its parent: `strace -D …`.
+    pub fn under(mut self, command: &[&str]) -> Self {
+        self.under = command.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Starts the emulator and mounts.
     pub fn start(self) -> Mounted {
-        let server = Arc::new(Server::start(self.config.unwrap_or_else(|| Config::with_bucket(BUCKET))).unwrap());
+        let fresh = || Arc::new(Server::start(self.config.unwrap_or_else(|| Config::with_bucket(BUCKET))).unwrap());
+        let server = self.server.unwrap_or_else(fresh);
         let directory = Arc::new(tempfile::Builder::new().prefix("cosmount-test-").tempdir().unwrap());
         fs::create_dir(directory.path().join("mnt")).unwrap();
-        let Self { prefix, environment, args, without_staging, .. } = self;
-        let mut mounted = Mounted { server, directory, prefix, environment, args, without_staging, child: None };
+        let Self { prefix, environment, args, without_staging, under, .. } = self;
+        let mut mounted = Mounted { server, directory, prefix, environment, args, without_staging, under, child: None };
         mounted.mount();
         mounted
     }
@@ -107,15 +123,19 @@ impl Mounted {
             environment: Vec::new(),
             args: Vec::new(),
             without_staging: false,
+            under: Vec::new(),
             child: None,
         };
         mounted.mount();
         mounted
     }
 
-    fn mount(&mut self) {
+    fn spawn(&self) -> Child {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_cosmount"))
+        let program = env!("CARGO_BIN_EXE_cosmount");
+        let mut words = self.under.iter().map(String::as_str).chain([program]);
+        Command::new(words.next().unwrap())
+            .args(words)
             .arg("mount")
             .arg(format!("cos://{BUCKET}/{}", self.prefix))
             .arg(self.path())
@@ -123,13 +143,17 @@ impl Mounted {
             .arg("--staging")
             .arg(if self.without_staging { PathBuf::from("none") } else { self.staging() })
             .args(&self.args)
-            .envs([("COS_SECRET_ID", "AKIDEXAMPLE"), ("COS_SECRET_KEY", "exampleSecretKey")])
+            .envs([("COS_SECRET_ID", "AKIDEXAMPLE"), ("COS_SECRET_KEY", "exampleSecretKey"), ("COSMOUNT_CONFIG", "/dev/null")])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap();
+            .unwrap()
+    }
+
+    fn mount(&mut self) {
+        let child = self.spawn();
         let child = self.child.insert(child);
         let start = Instant::now();
         let path = fs::canonicalize(self.directory.path()).unwrap().join("mnt");
@@ -198,6 +222,12 @@ impl Mounted {
         self.mount();
     }
 
+    /// Mounts where that is to fail; returns how the program ended, and all that it ever said.
+    pub fn try_again(&mut self) -> (ExitStatus, String) {
+        self.child = Some(self.spawn());
+        (self.ended(), self.log())
+    }
+
     /// The mount point.
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("mnt")
@@ -216,6 +246,11 @@ impl Mounted {
     /// What the program said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Where what the program says is written.
+    pub fn log_file(&self) -> PathBuf {
+        self.log_path()
     }
 
     fn log_path(&self) -> PathBuf {

@@ -65,6 +65,20 @@ fn restart_finds_everything() {
     assert_eq!((files("data"), files("buckets")), (0, 0));
 }
 
+#[test]
+fn broken_record_is_an_error_and_no_delete_marker() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || Config { data: Some(dir.path().to_owned()), ..Config::default() };
+    Emulator::with(config()).put("/k", b"x");
+    let mut records = std::fs::read_dir(dir.path().join("buckets").join(BUCKET).join("objects")).unwrap();
+    let path = records.next().unwrap().unwrap().path();
+    let record = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, record.replace("\"etag\"", "\"tag\"")).unwrap();
+    assert!(Server::start(config()).is_err());
+    std::fs::write(&path, record).unwrap();
+    assert_eq!(Emulator::with(config()).get("/k").body, b"x");
+}
+
 /// The program, killed when the test ends.
 struct Program(Child);
 

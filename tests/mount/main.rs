@@ -5,10 +5,14 @@
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
+#[allow(dead_code, reason = "shared with tests that use more of it")]
+#[path = "../common/liar.rs"]
+mod liar;
 
 mod errors;
 mod foreign;
 mod hedge;
+mod hostile;
 mod kernel;
 mod limits;
 mod lost;

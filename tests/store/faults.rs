@@ -13,7 +13,7 @@ use cosmount::{
     emulator::{Account, Action, Config, Op, Rule, Token},
     store::{
         Key, Kind, ListRequest, Outcome, PartNumber, Payload, Replaces, Segment, Source,
-        cos::{Credentials, NoCredentials, Provider},
+        cos::{Credentials, NoCredentials, Provider, Refused},
     },
     support::Metrics,
 };
@@ -435,7 +435,7 @@ impl Provider for Renewing {
         Ok(Arc::clone(&self.now.lock()))
     }
 
-    async fn refresh(&self, refused: &Arc<Credentials>) -> Result<bool, NoCredentials> {
+    async fn refresh(&self, refused: &Arc<Credentials>, _how: Refused) -> Result<bool, NoCredentials> {
         let mut now = self.now.lock();
         if Arc::ptr_eq(&now, refused) {
             *now = Self::token(self.fetched.fetch_add(1, Ordering::SeqCst) + 1);

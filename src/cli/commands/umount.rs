@@ -23,7 +23,10 @@ pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
     let directory = environment::runtime_directory();
     let served = Served::find(&directory, &mount_point, mounted.as_ref().map(Mounted::device)).map_err(system)?;
     match (served, mounted) {
-        (Some(served), mounted) => stop(served, mounted.as_ref(), &mount_point).map_err(system),
+        // Another mount namespace's: what is seen here is a copy of the mount, and the process serves the original.
+        (Some(served), Some(copy)) if served.is_elsewhere() => copy.unmount().map_err(system),
+        (Some(_), Some(mounted)) if umount.lazy => mounted.unmount().map_err(system),
+        (Some(served), mounted) => stop(served, mounted.as_ref(), &mount_point, umount.force).map_err(system),
         (None, Some(mounted)) => {
             mounted.unmount().map_err(system)?;
             eprintln!("{}: no living process of this user served it; what close or fsync had not confirmed is lost", mount_point.display());
@@ -34,13 +37,19 @@ pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
 }
 
 /// Sends SIGTERM and follows the process to its end.
-fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path) -> anyhow::Result<()> {
+fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path, force: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     served.stop()?;
-    let mut told = Told::default();
+    let (mut told, mut force) = (Told::default(), force);
     while served.is_alive() {
         runtime.block_on(async { SystemClock.sleep(LOOK).await });
-        if let Some(Status::Draining { bytes, files, idle, limit }) = served.last_status()?
+        let status = served.last_status()?;
+        // The first stop lets it send what it can without waiting; the second ends it.
+        if force && matches!(status, Some(Status::Draining { .. })) {
+            force = false;
+            served.stop()?;
+        }
+        if let Some(Status::Draining { bytes, files, idle, limit }) = status
             && files > 0
             && told.is_news(bytes, idle)
         {

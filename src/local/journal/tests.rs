@@ -86,7 +86,7 @@ async fn what_is_no_journal_is_refused_and_nothing_changed() {
 #[tokio::test]
 async fn every_prefix_replays_its_whole_records() {
     let (_, bytes) = written(200).await;
-    let ends: Vec<u64> = scan(&bytes).iter().map(|frame| frame.span.end).collect();
+    let ends: Vec<u64> = scan(&bytes).unwrap().iter().map(|frame| frame.span.end).collect();
     for cut in 0..=bytes.len() {
         let whole = ends.iter().filter(|end| **end <= cut as u64).count();
         let outcome = replay(&bytes.slice(..cut), "journal", WHOSE);
@@ -120,7 +120,7 @@ async fn a_torn_tail_is_cut_off_and_the_journal_goes_on() {
 #[tokio::test]
 async fn a_flipped_bit_costs_one_record() {
     let (_, bytes) = written(20).await;
-    let frames = scan(&bytes);
+    let frames = scan(&bytes).unwrap();
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.to_vec();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -143,7 +143,7 @@ async fn a_flipped_bit_costs_one_record() {
 async fn damage_is_reported_until_compaction_and_costs_nothing_appended_later() {
     let (_, bytes) = written(6).await;
     let mut damaged = bytes.to_vec();
-    let frames = scan(&bytes);
+    let frames = scan(&bytes).unwrap();
     damaged[frames[4].record.start] ^= 1;
     let disk = SimDisk::new();
     disk.plant("journal", damaged);

@@ -12,9 +12,21 @@ use percent_encoding::percent_decode_str;
 use crate::store::{
     Acl, BucketInfo, BucketName, ETag, Grant, Key, ListRequest, Listed, ObjectVersion, OpenUpload, Page, Part, PartNumber, Tags, UploadId,
     Versioning,
-    cos::{error::Document, meta::class_of},
+    cos::{
+        error::Document,
+        meta::{class_of, size_of, tag_of},
+    },
     xml::{Step, walk},
 };
+
+/// A key has 850 bytes; other stores that speak this dialect allow 1,024.
+const LONGEST_KEY: usize = 1024;
+
+/// An upload's id has some 60 bytes.
+const LONGEST_ID: usize = 1024;
+
+/// Parts are numbered from 1.
+const LAST_PART: u32 = 10_000;
 
 /// What a document says, or that it is an error document after all, or why it says nothing.
 pub(super) type Read<T> = Result<T, Bad>;
@@ -86,7 +98,7 @@ pub(super) fn page(document: &[u8], request: &ListRequest) -> Read<Page> {
         match path {
             "Contents/Key" => text.clone_into(&mut entry.key),
             "Contents/ETag" => text.clone_into(&mut entry.etag),
-            "Contents/Size" => entry.size = text.trim().parse().ok(),
+            "Contents/Size" => entry.size = size_of(text),
             "Contents/LastModified" => entry.last_modified = iso8601(text.trim()),
             "Contents/StorageClass" => entry.class = class_of(text),
             "Contents" => entries.push(std::mem::take(&mut entry)),
@@ -99,19 +111,22 @@ pub(super) fn page(document: &[u8], request: &ListRequest) -> Read<Page> {
         }
     })?;
     let decode = |text: &str| decoded(text, encoded);
+    let listed = entries.len() + prefixes.len();
     for entry in entries {
-        let Some(key) = decode(&entry.key) else {
-            tracing::warn!(key = %entry.key.escape_debug(), "a listed key is not UTF-8 and cannot be shown");
-            continue;
-        };
+        let Some(key) = decode(&entry.key) else { continue };
         match entry.listed(Key::new(key)) {
             Some(listed) => page.objects.push(listed),
-            None => bad = Some(format!("the entry of {:?} lacks size, time or ETag", entry.key)),
+            None => bad = Some(format!("the entry of {:?} lacks size, time or ETag", shortened(&entry.key))),
         }
     }
     page.prefixes = prefixes.iter().filter_map(|text| decode(text)).map(Key::new).collect();
     if let Some(bad) = bad {
         return Err(Bad::Corrupt(bad));
+    }
+    let hidden = listed - page.objects.len() - page.prefixes.len();
+    if hidden > 0 {
+        // Once a page: a bucket full of them must not fill the log.
+        tracing::warn!(hidden, prefix = %request.prefix.escape_debug(), "listed keys that are not UTF-8, or longer than any key, are not shown");
     }
     let last = page.objects.last().map(|listed| &listed.version.key).max(page.prefixes.last()).cloned();
     if truncated {
@@ -127,8 +142,11 @@ fn check(page: &Page, request: &ListRequest, truncated: bool, last: Option<&Key>
     let prefix = request.prefix.as_str();
     let mut before = None::<&Key>;
     for key in page.objects.iter().map(|listed| &listed.version.key) {
-        if !key.as_str().starts_with(prefix) {
+        let Some(below) = key.as_str().strip_prefix(prefix) else {
             return Err(format!("the key {key:?} does not begin with the prefix asked for"));
+        };
+        if request.delimited && below.contains('/') {
+            return Err(format!("the key {key:?} lies deeper than what was asked for"));
         }
         if after.is_some_and(|after| key <= after) || before.is_some_and(|before| key <= before) {
             return Err(format!("the key {key:?} is out of order"));
@@ -138,7 +156,9 @@ fn check(page: &Page, request: &ListRequest, truncated: bool, last: Option<&Key>
     let mut before = None::<&Key>;
     for folded in &page.prefixes {
         let text = folded.as_str();
-        if !request.delimited || !text.starts_with(prefix) || text.len() == prefix.len() || !text.ends_with('/') {
+        // One component and its slash.
+        let one = text.strip_prefix(prefix).is_some_and(|below| below.find('/').is_some_and(|slash| slash + 1 == below.len()));
+        if !request.delimited || !one {
             return Err(format!("the common prefix {folded:?} does not belong to what was asked for"));
         }
         // A page that begins inside a common prefix may show it again.
@@ -168,18 +188,20 @@ struct Entry {
 
 impl Entry {
     fn listed(&self, key: Key) -> Option<Listed> {
-        let etag = Some(ETag::new(&self.etag)).filter(|etag| !etag.as_str().is_empty())?;
-        let version = ObjectVersion { key, etag, size: self.size?, version_id: None };
+        let version = ObjectVersion { key, etag: tag_of(&self.etag)?, size: self.size?, version_id: None };
         Some(Listed { version, last_modified: self.last_modified?, class: self.class.clone() })
     }
 }
 
-/// A name as it was before `encoding-type=url`; `+` is a plus.
+/// A name as it was before `encoding-type=url`; `+` is a plus. `None` for what is no key.
 fn decoded(text: &str, encoded: bool) -> Option<String> {
-    if !encoded {
-        return Some(text.to_owned());
-    }
-    percent_decode_str(text.trim()).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+    let name = if encoded { percent_decode_str(text.trim()).decode_utf8().ok()?.into_owned() } else { text.to_owned() };
+    (name.len() <= LONGEST_KEY).then_some(name)
+}
+
+/// The beginning of what may be megabytes long, for an error.
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(200)]
 }
 
 /// What a copy made.
@@ -194,7 +216,7 @@ pub(super) struct Copied {
 pub(super) fn made(document: &[u8], root: &str) -> Read<Copied> {
     let mut copied = Copied::default();
     read(document, root, |step| match step {
-        Step::Close("ETag", text) => copied.etag = Some(ETag::new(text)).filter(|etag| !etag.as_str().is_empty()),
+        Step::Close("ETag", text) => copied.etag = tag_of(text),
         Step::Close("CRC64", text) => copied.crc64 = text.trim().parse().ok(),
         Step::Close("LastModified", text) => copied.last_modified = iso8601(text.trim()),
         _ => {}
@@ -207,7 +229,7 @@ pub(super) fn upload_id(document: &[u8]) -> Read<UploadId> {
     let mut id = None;
     read(document, "InitiateMultipartUploadResult", |step| {
         if let Step::Close("UploadId" | "UploadID", text) = step {
-            id = Some(UploadId(text.trim().into())).filter(|id| !id.0.is_empty());
+            id = Some(UploadId(text.trim().into())).filter(|id| !id.0.is_empty() && id.0.len() <= LONGEST_ID);
         }
     })?;
     id.ok_or_else(|| Bad::Corrupt("the answer has no UploadId".to_owned()))
@@ -237,7 +259,7 @@ pub(super) fn parts(document: &[u8], after: u32) -> Read<(Vec<Part>, Option<u32>
         match path {
             "Part/PartNumber" => number = text.trim().parse().ok(),
             "Part/ETag" => text.clone_into(&mut etag),
-            "Part/Size" => size = text.trim().parse().ok(),
+            "Part/Size" => size = size_of(text),
             "Part/CRC64" => crc64 = text.trim().parse().ok(),
             "Part" => match (number.take(), size.take()) {
                 (Some(number), Some(size)) => {
@@ -252,11 +274,11 @@ pub(super) fn parts(document: &[u8], after: u32) -> Read<(Vec<Part>, Option<u32>
     })?;
     let mut before = after;
     for part in &parts {
-        whole &= part.number.0 > before;
+        whole &= part.number.0 > before && part.number.0 <= LAST_PART;
         before = part.number.0;
     }
     let next = next.or_else(|| parts.last().map(|part| part.number.0)).filter(|_| truncated);
-    if !whole || (truncated && next.is_none_or(|next| next <= after)) {
+    if !whole || (truncated && next.is_none_or(|next| next <= after || next > LAST_PART)) {
         return Err(Bad::Corrupt("the list of parts is not one".to_owned()));
     }
     Ok((parts, next))
@@ -286,14 +308,14 @@ pub(super) fn uploads(document: &[u8], after: Option<&UploadMarker>) -> Read<(Ve
     })?;
     let mut uploads = Vec::with_capacity(found.len());
     for (key, id, initiated) in found {
-        let (Some(key), false) = (decoded(&key, encoded), id.is_empty()) else { continue };
+        let (Some(key), 1..=LONGEST_ID) = (decoded(&key, encoded), id.len()) else { continue };
         uploads.push(OpenUpload { key: Key::new(key), id: UploadId(id.into()), initiated });
     }
     if !truncated {
         return Ok((uploads, None));
     }
     let next = (decoded(&next_key, encoded).unwrap_or_default(), next_id);
-    if next.0.is_empty() || after.is_some_and(|after| next.0 < after.0 || next == *after) {
+    if next.0.is_empty() || next.1.len() > LONGEST_ID || after.is_some_and(|after| next.0 < after.0 || next == *after) {
         return Err(Bad::Corrupt("the next page of uploads is no progress".to_owned()));
     }
     Ok((uploads, Some(next)))
@@ -343,7 +365,7 @@ pub(super) fn versioning(document: &[u8]) -> Read<Versioning> {
 }
 
 /// `2020-12-10T03:37:30.000Z`, with or without fraction and zone (always UTC).
-fn iso8601(text: &str) -> Option<SystemTime> {
+pub(super) fn iso8601(text: &str) -> Option<SystemTime> {
     let (date, time) = text.split_once('T')?;
     let mut date = date.split('-').map(|part| part.parse::<u64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
@@ -414,10 +436,22 @@ mod tests {
             (Some("dir/c"), format!("{truncated}<NextMarker>dir/c</NextMarker>")),
             (None, format!("{truncated}<NextMarker>dir/a</NextMarker>{}", contents("dir/b"))),
             (None, size),
+            (None, contents("dir/a").replace("<Size>37", "<Size>9223372036854775808")),
+            (None, contents("dir/a").replace("&quot;e&quot;", &"e".repeat(1000))),
+            (None, contents("dir/a/b")),
+            (None, "<CommonPrefixes><Prefix>dir/a/b/</Prefix></CommonPrefixes>".to_owned()),
         ] {
             let document = listing(&body);
             assert!(matches!(page(document.as_bytes(), &request(after)), Err(Bad::Corrupt(_))), "{body}");
         }
+    }
+
+    #[test]
+    fn keys_that_are_none_are_left_out() {
+        let document = listing(&(contents("dir/%FF") + &contents(&format!("dir/{}", "a".repeat(LONGEST_KEY))) + &contents("dir/b")));
+        let page = page(document.as_bytes(), &request(None)).unwrap();
+        assert_eq!(page.objects.len(), 1);
+        assert_eq!(page.objects[0].version.key, Key::new("dir/b"));
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::store::{
 
 const USER: &str = "x-cos-meta-";
 const SSE: &str = "x-cos-server-side-encryption";
+/// Tags and version ids of COS have some 40 bytes.
+const LONGEST_TAG: usize = 256;
+const LONGEST_CLASS: usize = 64;
 const ALL_USERS: &str = "http://cam.qcloud.com/groups/global/AllUsers";
 const AUTHENTICATED_USERS: &str = "http://cam.qcloud.com/groups/global/AuthenticatedUsers";
 
@@ -130,7 +133,7 @@ pub(super) fn head(key: &Key, headers: &HeaderMap, now: SystemTime) -> Result<He
     let corrupt = |what: &str| Error::new(Kind::Corrupt, Operation::Head.name(), format!("the answer has no {what}")).on(key);
     let date = time(headers, "date").unwrap_or(now);
     let etag = etag(headers).ok_or_else(|| corrupt("ETag"))?;
-    let size = text(headers, "content-length").and_then(|size| size.parse().ok()).ok_or_else(|| corrupt("Content-Length"))?;
+    let size = text(headers, "content-length").and_then(|size| size_of(&size)).ok_or_else(|| corrupt("Content-Length"))?;
     let meta = meta(headers);
     let deep = matches!(meta.class.as_deref(), Some("ARCHIVE" | "DEEP_ARCHIVE"));
     let restored = text(headers, "x-cos-restore").is_some_and(|state| state.contains("ongoing-request=\"false\""));
@@ -181,7 +184,17 @@ fn meta(headers: &HeaderMap) -> Meta {
 
 /// A storage class; the standard one is the one that goes without saying.
 pub(super) fn class_of(text: &str) -> Option<String> {
-    Some(text.trim().to_ascii_uppercase()).filter(|class| !class.is_empty() && class != "STANDARD")
+    Some(text.trim().to_ascii_uppercase()).filter(|class| (1..=LONGEST_CLASS).contains(&class.len()) && class != "STANDARD")
+}
+
+/// An object's size: one that the kernel can be told, too.
+pub(super) fn size_of(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|size| i64::try_from(*size).is_ok())
+}
+
+/// An entity tag. It is kept with every version and is a part of names in the cache, so its length is bounded.
+pub(super) fn tag_of(text: &str) -> Option<ETag> {
+    Some(ETag::new(text)).filter(|tag| (1..=LONGEST_TAG).contains(&tag.as_str().len()))
 }
 
 /// A header's text. Foreign writers store UTF-8; what is not even that shows [`char::REPLACEMENT_CHARACTER`], which is never sent.
@@ -194,7 +207,7 @@ fn time(headers: &HeaderMap, name: &str) -> Option<SystemTime> {
 }
 
 pub(super) fn etag(headers: &HeaderMap) -> Option<ETag> {
-    text(headers, "etag").map(|tag| ETag::new(&tag)).filter(|tag| !tag.as_str().is_empty())
+    text(headers, "etag").and_then(|tag| tag_of(&tag))
 }
 
 pub(super) fn crc64(headers: &HeaderMap) -> Option<u64> {
@@ -203,7 +216,7 @@ pub(super) fn crc64(headers: &HeaderMap) -> Option<u64> {
 
 /// The version's id. `null` names whatever was written last without versioning, so it pins nothing.
 pub(super) fn version_id(headers: &HeaderMap) -> Option<VersionId> {
-    text(headers, "x-cos-version-id").filter(|id| !id.is_empty() && id != "null").map(|id| VersionId(id.into()))
+    text(headers, "x-cos-version-id").filter(|id| (1..=LONGEST_TAG).contains(&id.len()) && id != "null").map(|id| VersionId(id.into()))
 }
 
 #[cfg(test)]

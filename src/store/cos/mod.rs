@@ -10,6 +10,8 @@ mod client;
 mod credentials;
 mod endpoint;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod meta;
 mod request;
 mod service;
@@ -35,13 +37,16 @@ use client::Client;
 use endpoint::Endpoint;
 use request::{Request, path_of};
 
-pub use credentials::{Credentials, Fixed, NoCredentials, Provider};
-pub use endpoint::Endpoints;
+pub use credentials::{Choice, Credentials, Fixed, Identity, NoCredentials, Provider, Refused, Sources, open as open_credentials};
+pub use endpoint::{Endpoints, Place};
 pub(super) use service::CosService;
 pub use sign::{Signed, presigned_query};
 
 /// Most bytes of an answer that is a document: a full page of the longest keys, every byte percent-encoded, is some 3 MB.
 const LONGEST_ANSWER: usize = 8 << 20;
+
+/// Most pages of a list of uploads, of 1,000 each.
+const UPLOAD_PAGES: usize = 100;
 
 /// One COS bucket.
 #[derive(Debug)]
@@ -358,7 +363,7 @@ impl Bucket for CosBucket {
     async fn list_uploads(&self, cx: &Ctx, prefix: &str) -> Result<Vec<OpenUpload>> {
         let mut all = Vec::new();
         let mut after = None::<answers::UploadMarker>;
-        loop {
+        for _ in 0..UPLOAD_PAGES {
             let mut request = Request::new(Operation::ListUploads, Method::GET, None)
                 .param("uploads", "")
                 .param("prefix", prefix)
@@ -377,6 +382,7 @@ impl Bucket for CosBucket {
             }
             after = next;
         }
+        Err(Error::new(Kind::Corrupt, Operation::ListUploads.name(), "the list of uploads does not end").at(self.name.as_str()))
     }
 
     async fn list_parts(&self, cx: &Ctx, upload: &Upload) -> Result<Vec<Part>> {
@@ -412,6 +418,6 @@ fn part_of(operation: Operation, upload: &Upload, number: PartNumber) -> Request
 /// The size of the object that `parts` make, and its checksum, if every part's is known.
 fn whole(parts: &[Part]) -> (u64, Option<u64>) {
     parts.iter().fold((0, Some(0)), |(size, crc64), part| {
-        (size + part.size, crc64.zip(part.crc64).map(|(so_far, next)| combine(so_far, next, part.size)))
+        (size.saturating_add(part.size), crc64.zip(part.crc64).map(|(so_far, next)| combine(so_far, next, part.size)))
     })
 }

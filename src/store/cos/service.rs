@@ -13,7 +13,7 @@ use crate::store::{
 use crate::support::{Clock, Ctx};
 
 /// Most pages of the account's list: 200 buckets are allowed, a page has 2,000.
-const PAGES: usize = 100;
+const PAGES: usize = 20;
 
 /// A COS account.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl CosService {
         ca_file: Option<&Path>,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, String> {
-        let http = Http::new(ca_file)?;
+        let http = Http::through(ca_file, endpoints.proxies())?;
         Ok(Self { client: Arc::new(Client::new(endpoints, http, provider, clock)) })
     }
 
@@ -43,6 +43,19 @@ impl CosService {
         let info = info.ok_or_else(|| lost("no region is given, and the account's list does not have the bucket".to_owned()))?;
         let endpoint = self.client.endpoints.bucket(name, Some(&info.region));
         endpoint.ok_or_else(|| lost("no region is given, and none is known".to_owned()))
+    }
+
+    /// A HEAD is refused without a word. The same question as a GET has an answer with a document, and that says why.
+    async fn explained(&self, cx: &Ctx, endpoint: &Endpoint, name: &BucketName, refused: Error) -> Error {
+        let wordless = refused.code().is_none() && refused.request_id().is_some() && !refused.is_renewed();
+        if !wordless || matches!(refused.kind(), Kind::Throttled | Kind::Unavailable) {
+            return refused;
+        }
+        let request = Request::new(Operation::List, Method::GET, None).param("max-keys", "1");
+        match self.client.send(cx, endpoint, name.as_str(), request, None).await {
+            Err(error) if error.code().is_some() => error,
+            _ => refused,
+        }
     }
 
     async fn versioning(&self, cx: &Ctx, endpoint: &Endpoint, name: &BucketName) -> Result<Versioning> {
@@ -88,7 +101,10 @@ impl Service for CosService {
     async fn open(&self, cx: &Ctx, name: &BucketName) -> Result<Arc<dyn Bucket>> {
         let endpoint = self.endpoint(cx, Operation::HeadBucket, name).await?;
         let request = Request::new(Operation::HeadBucket, Method::HEAD, None);
-        let answer = self.client.send(cx, &endpoint, name.as_str(), request, None).await?;
+        let answer = match self.client.send(cx, &endpoint, name.as_str(), request, None).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.explained(cx, &endpoint, name, error).await),
+        };
         let region = answer.header("x-cos-bucket-region").filter(|region| !region.is_empty()).map(str::to_owned);
         if answer.header("x-cos-bucket-arch") == Some("OFS") {
             tracing::warn!(bucket = %name, "the bucket has metadata acceleration, of which nothing is used");
@@ -98,6 +114,7 @@ impl Service for CosService {
             versioning,
             // Without effect where versioning was ever on (COS API, PUT Object, `x-cos-forbid-overwrite`).
             forbid_overwrite: versioning == Versioning::Never,
+            region: region.clone(),
             ..Capabilities::cos()
         };
         let region = region.or_else(|| self.client.endpoints.region().map(str::to_owned));

@@ -28,7 +28,8 @@ use tokio::time::Instant;
 use super::{health::Health, hedge::Hedge};
 use crate::store::{
     Acl, Body, Bucket, BucketInfo, BucketName, Capabilities, CommitToken, Error, Head, Key, Kind, ListRequest, Meta, ObjectVersion,
-    OpenUpload, Operation, Outcome, Page, Part, PartNumber, Payload, Replaces, Result, Service, Stored, Tags, Upload, checksum::combine,
+    OpenUpload, Operation, Outcome, Page, Part, PartNumber, Payload, Replaces, Result, Service, Stored, Tags, Upload, access,
+    checksum::combine,
 };
 use crate::support::{Clock, Counter, Ctx, Urgency};
 
@@ -112,7 +113,7 @@ impl<'a> Course<'a> {
         let attempt = self.cx.bounded(async {
             tokio::select! {
                 biased;
-                done = call => done,
+                done = access::attempt(self.tries, call) => done,
                 () = self.health.overtaken() => Err(self.lost(Kind::Unavailable, "it hung while the store answered others".to_owned())),
             }
         });
