@@ -10,6 +10,7 @@ use std::{
     io::{Error, Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -271,7 +272,7 @@ fn survives(outage: Outage) {
     let known = mount.path().join("known");
     let cached = Arc::new(File::open(mount.path().join("cached")).unwrap());
     std::io::copy(&mut cached.try_clone().unwrap(), &mut std::io::sink()).unwrap();
-    fs::read_dir(&known).unwrap().for_each(|entry| drop(fs::metadata(entry.unwrap().path()).unwrap()));
+    fs::read_dir(&known).unwrap().for_each(|entry| assert!(fs::metadata(entry.unwrap().path()).is_ok()));
     fs::metadata(mount.path().join("out")).unwrap();
 
     let load = Arc::new(Load { root: mount.path(), stop: AtomicBool::new(false), returned: Mutex::new(None), number: AtomicU64::new(0) });
@@ -400,4 +401,19 @@ fn a_second_signal_ends_the_draining() {
     assert!(start.elapsed() < MARGIN, "{:?}", start.elapsed());
     assert_eq!(status.code(), Some(2), "{}", mount.log());
     assert!(mount.log().contains("not in COS: unsent (1000 bytes)"), "{}", mount.log());
+}
+
+#[test]
+fn umount_says_what_it_waits_for_and_what_is_left() {
+    let mut mount = mount(&Scale { timeout: Duration::from_secs(60), ..Scale::new() }, &["--drain-timeout=7s"]);
+    let mut dirty = File::create(mount.path().join("out/unsent")).unwrap();
+    dirty.write_all(&[1; 1000]).unwrap();
+    Outage::Refused.begin(&mount);
+    let done = Command::new(env!("CARGO_BIN_EXE_cosmount")).arg("umount").arg(mount.path()).output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(!done.status.success(), "{said}");
+    for part in ["1000 in 1 files to send", ", nothing has moved for 5 s of 7 s", "not in COS", "out/unsent (1000 bytes)"] {
+        assert!(said.contains(part), "{part:?} is missing in {said:?}");
+    }
+    assert_eq!(mount.ended().code(), Some(2), "{}", mount.log());
 }
