@@ -494,6 +494,26 @@ async fn a_stalled_connection_is_given_up_for_another() {
 }
 
 #[tokio::test]
+async fn a_trickle_is_gone_on_with_elsewhere_and_ends_at_the_deadline() {
+    let stage = Stage::impatient().await;
+    let version = stage.put("a", noise(4 << 20)).await.version;
+    stage.always(Op::GetObject, Action::SlowBody { bytes_per_second: 8 << 10 });
+    stage.server().clear_log();
+    let cx = stage.cx.detached(cosmount::support::Urgency::Demand);
+    let start = stage.cx.clock().now();
+    let read = async { stage.bucket.get(&cx, &version, 0..version.size).await?.collect().await };
+    let error = read.await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::Unavailable | Kind::NoProgress), "{error}");
+    assert!(stage.cx.clock().now() - start < Duration::from_secs(4), "bytes came all the time, but not as many as a flow has");
+    let begun = |entry: &cosmount::emulator::LogEntry| {
+        let range = entry.range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+        range.map_or(0, |(first, _)| first.parse::<u64>().unwrap())
+    };
+    let begins: Vec<u64> = stage.server().log().iter().map(begun).collect();
+    assert!(begins.len() > 1 && begins.is_sorted_by(|one, next| one < next), "{begins:?}");
+}
+
+#[tokio::test]
 async fn a_reader_that_pauses_is_no_stall() {
     let stage = Stage::impatient().await;
     let version = stage.put("a", noise(16 << 20)).await.version;

@@ -27,7 +27,7 @@ const LONG: Duration = Duration::from_secs(1);
 const PROBE: Duration = Duration::from_secs(1);
 
 /// How long attempts from before a return have to show that they live.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(500);
 
 /// How long after a throttling answer the store is asked for nothing twice.
 const CALM: Duration = Duration::from_secs(10);

@@ -250,7 +250,10 @@ impl Retry<dyn Bucket> {
             }
             let settled = self.settle(cx, &made, crc64(), &replaces).await;
             match settled.map_err(|late| course.give_up(late).unknown())? {
-                Settled::Ours(head) => return Ok(stored_by(*head)),
+                Settled::Ours(head) => {
+                    self.arrives(made.operation, cx);
+                    return Ok(stored_by(*head));
+                }
                 // An upload that is gone and left nothing: there is nothing to repeat.
                 Settled::Before if gone => return Err(course.give_up(if lost { error.unknown() } else { error })),
                 Settled::Before => {
@@ -279,6 +282,11 @@ impl Retry<dyn Bucket> {
                 }
             }
         }
+    }
+
+    /// A request whose answer was lost has done its work: that is an answer, too.
+    fn arrives(&self, operation: Operation, cx: &Ctx) {
+        self.health.ended(operation, cx.clock().now(), None);
     }
 
     /// Finds out what became of a write.
@@ -507,7 +515,10 @@ impl Bucket for Retry<dyn Bucket> {
                 let there = self.look(cx, key).await.map_err(|late| course.give_up(late).unknown())?;
                 match (there, expected) {
                     // Gone, or something newer stands there, which is not what was to go.
-                    (None, _) => return Ok(()),
+                    (None, _) => {
+                        self.arrives(Operation::Delete, cx);
+                        return Ok(());
+                    }
                     (Some(head), Some(expected)) if !expected.same_bytes(&head.version) => return Ok(()),
                     _ => {}
                 }
