@@ -33,8 +33,11 @@ const HEADERS: usize = 1200;
 /// Most bytes of all headers. (Until they are parsed, hyper's read buffer bounds them: some 400 KiB a connection.)
 const HEADER_BYTES: usize = 64 << 10;
 
+/// Most blanks before a document: one a second is a day of patience.
+const BLANKS: usize = 64 << 10;
+
 /// Documents that grow past [`LONG`] wait until fewer than [`LONG_AT_ONCE`] do: a hundred connections must not gather eight megabytes each.
-const LONG: usize = 1 << 20;
+const LONG: usize = 512 << 10;
 const LONG_AT_ONCE: usize = 2;
 
 /// How long a connection may take to come about.
@@ -212,10 +215,17 @@ impl Answer {
         }
         let mut all = Vec::new();
         let mut place = None;
-        while let Some(bytes) = self.chunk().await? {
-            // A server that thinks for minutes sends a blank now and then.
-            let bytes = if all.is_empty() { bytes.slice(bytes.iter().take_while(|b| b.is_ascii_whitespace()).count()..) } else { bytes };
-            if all.len() + bytes.len() > limit {
+        let mut blanks = 0;
+        while let Some(bytes) = self.chunk(Watch::moved).await? {
+            let blank = if all.is_empty() { bytes.iter().take_while(|b| b.is_ascii_whitespace()).count() } else { 0 };
+            blanks += blank;
+            // A server that thinks for minutes sends a blank now and then. Of a document, only all of it is news: one that is cut behind every
+            // head, or goes on for ever, would else be asked for for ever.
+            if blank > 0 && self.watch.operation().takes_long() {
+                self.watch.progressed();
+            }
+            let bytes = bytes.slice(blank..);
+            if all.len() + bytes.len() > limit || blanks > BLANKS {
                 return Err(too_long(&self.watch));
             }
             if place.is_none() && all.len() + bytes.len() > LONG {
@@ -230,7 +240,7 @@ impl Answer {
     pub(super) fn body(self, len: u64) -> Body {
         let chunks = stream::unfold(Some(self), |answer| async {
             let mut answer = answer?;
-            match answer.chunk().await {
+            match answer.chunk(Watch::progressed).await {
                 Ok(Some(bytes)) => Some((Ok(bytes), Some(answer))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
@@ -239,13 +249,13 @@ impl Answer {
         Body::new(len, chunks)
     }
 
-    async fn chunk(&mut self) -> Result<Option<Bytes>> {
+    async fn chunk(&mut self, note: fn(&Watch)) -> Result<Option<Bytes>> {
         // Time begins when somebody waits: a reader that was busy elsewhere is no stalled connection.
         self.watch.moved();
         let chunk = self.watch.wait(self.response.chunk()).await?;
         // Bytes of a refusal, and the end of a body, bring the caller no nearer: repeats of them must not move the deadline for ever.
         match &chunk {
-            Ok(Some(bytes)) if !bytes.is_empty() && self.response.status().is_success() => self.watch.progressed(),
+            Ok(Some(bytes)) if !bytes.is_empty() && self.response.status().is_success() => note(&self.watch),
             _ => self.watch.moved(),
         }
         chunk.map_err(|error| self.watch.maybe_done(self.watch.error(Kind::Unavailable, chain(&error.without_url()))))

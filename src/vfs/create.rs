@@ -15,7 +15,7 @@ use crate::vfs::{
     Entry, Error, Fh, FileKind, Ino, Names, OpenFlags, Opened, Posix, Result, Vfs,
     attr::Draft,
     claims::Claim,
-    keymap::{LONGEST_KEY, Name},
+    keymap::{LONGEST_KEY, Name, is_unspeakable},
     lookup::Found,
     meta::{self, Attributes, DIRECTORY_TYPE, PLAIN_TYPE},
     open::ReleaseOnDrop,
@@ -55,6 +55,9 @@ impl Vfs {
         let (ino, attached) = {
             let mut names = self.names.lock();
             let key = self.new_key(&names, parent, &name)?;
+            if is_unspeakable(&key) {
+                return Err(Error::BadName("`.` and `..` in the root of a bucket are keys that no request can name"));
+            }
             let facts = self.new_facts(&names, cx, parent, FileKind::File, mode);
             self.write_attributes(&facts.attributes, FileKind::File, &mut Meta::default())?;
             let ino = names.tree.insert(parent, &name, key.as_str(), facts, By::Mount(Local::New), self.clock.now());

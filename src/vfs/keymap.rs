@@ -153,6 +153,12 @@ fn is_odd(component: &str) -> bool {
     component.is_empty() || component == "." || component == ".." || component.contains('\0') || component.contains(REFUSED)
 }
 
+/// Whether no request can ask for the object: `.` and `..` in the root of a bucket are what every URL resolves away, whatever is done about it.
+/// (Below them, and below a prefix, there is something to escape.)
+pub(super) fn is_unspeakable(key: &Key) -> bool {
+    matches!(key.as_str(), "." | "..")
+}
+
 fn escaped(component: &str) -> String {
     let mut name = ESCAPE.to_owned();
     for (index, c) in component.char_indices() {

@@ -11,13 +11,13 @@ use std::{ffi::OsStr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::store::{Head, Key, Kind, ListRequest, Page};
+use crate::store::{self, Head, Key, Kind, ListRequest, Operation, Page};
 
 use crate::support::Ctx;
 
 use crate::vfs::{
     Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs, index,
-    keymap::{LONGEST_KEY, Name},
+    keymap::{LONGEST_KEY, Name, is_unspeakable},
     meta::{Attributes, may_be_directory},
     tree::{By, Facts, Listed, Local, Nameless},
 };
@@ -143,7 +143,12 @@ impl Vfs {
         tokio::pin!(list);
         let mut page: Option<crate::store::Result<Page>> = None;
         let head = {
-            let head = self.bucket.head(cx, key);
+            let head = async {
+                if is_unspeakable(key) {
+                    return Err(store::Error::new(Kind::NotFound, Operation::Head.name(), "no request can ask for it").on(key));
+                }
+                self.bucket.head(cx, key).await
+            };
             tokio::pin!(head);
             loop {
                 tokio::select! {
