@@ -104,7 +104,7 @@ impl KeyMap {
     /// The key of the file `name` in the directory whose keys begin with `directory`.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`] past 850 bytes; [`Error::BadName`] for a name that begins with `@cos:` and is no escape, or a leading backslash.
+    /// [`Error::NameTooLong`] past 850 bytes; [`Error::BadName`] for a name that begins with `@cos:` and is no escape, or a leading slash or backslash.
     pub(super) fn child(&self, directory: &str, name: &Name) -> Result<Key> {
         let mut key = directory.to_owned();
         self.push(&mut key, name)?;
@@ -141,8 +141,8 @@ impl KeyMap {
         } else {
             key.push_str(name);
         }
-        if start == 0 && key.starts_with('\\') {
-            return Err(Error::BadName("COS keys cannot begin with a backslash"));
+        if start == 0 && (key.is_empty() || key.starts_with('\\')) {
+            return Err(Error::BadName("COS keys cannot begin with a slash or a backslash"));
         }
         Ok(())
     }

@@ -167,10 +167,13 @@ impl Vfs {
             Some(page) => page,
             None => list.await,
         }?;
+        // A key that cannot be named keeps its directory there all the same.
+        let hidden = page.hidden > 0;
         let first = page.objects.first().map(|object| &object.version.key);
         match (head, first) {
-            (Some(head), Some(_)) => Ok(Some(self.directory_answer(&head))),
-            (Some(head), None) => Ok(Some(self.answer(&head))),
+            (Some(head), None) if !hidden => Ok(Some(self.answer(&head))),
+            (Some(head), _) => Ok(Some(self.directory_answer(&head))),
+            (None, None) if hidden => Ok(Some(self.implicit_answer())),
             (None, None) => Ok(None),
             (None, Some(first)) => {
                 // A list may still show what was in a directory that this mount just removed.
