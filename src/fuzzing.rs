@@ -46,7 +46,8 @@ fn words(data: &[u8]) {
     }
     let lines: Vec<&str> = text.lines().collect();
     drop(store::cos::Endpoints::parse(lines.first().copied(), &lines, false));
-    let value = |name: &str| Proxies::variables().position(|known| known == name).and_then(|at| lines.get(at)).map(|line| (*line).to_owned());
+    let value =
+        |name: &str| Proxies::variables().position(|known| known == name).and_then(|at| lines.get(at)).map(|line| (*line).to_owned());
     if let Ok(proxies) = Proxies::parse(value) {
         store::fuzz_proxies(&proxies, lines.last().copied().unwrap_or_default());
     }
@@ -63,8 +64,30 @@ mod tests {
 
     /// What parsers look for.
     const WORDS: [&[u8]; 24] = [
-        b"<", b"</", b"/>", b"&amp;", b"&#0;", b"<!DOCTYPE a [", b"]]>", b"<![CDATA[", b"Contents", b"<Key>", b"</Key>", b"true", b"%", b"%2F",
-        b"%00", b"..", b"@cos:", b"18446744073709551615", b"-1", b"\xf5jrn", b"\xff", b"\0", b"\r\n", b"\xe2\x80\xae",
+        b"<",
+        b"</",
+        b"/>",
+        b"&amp;",
+        b"&#0;",
+        b"<!DOCTYPE a [",
+        b"]]>",
+        b"<![CDATA[",
+        b"Contents",
+        b"<Key>",
+        b"</Key>",
+        b"true",
+        b"%",
+        b"%2F",
+        b"%00",
+        b"..",
+        b"@cos:",
+        b"18446744073709551615",
+        b"-1",
+        b"\xf5jrn",
+        b"\xff",
+        b"\0",
+        b"\r\n",
+        b"\xe2\x80\xae",
     ];
 
     /// Xorshift: the same mutations at every run.

@@ -451,7 +451,9 @@ mod tests {
         symlink(parent.join("victim"), parent.join("link")).unwrap();
         symlink("nowhere", parent.join("dangling")).unwrap();
         std::fs::write(parent.join("file"), "").unwrap();
-        for path in ["link", "link/below", "link/below/deeper", "link/new/deeper", "dangling", "dangling/a", "file", "file/a", "victim/../b"] {
+        for path in
+            ["link", "link/below", "link/below/deeper", "link/new/deeper", "dangling", "dangling/a", "file", "file/a", "victim/../b"]
+        {
             let refused = HostDisk::open(&parent.join(path)).unwrap_err();
             assert!(matches!(refused, OpenError::Unsafe { .. }), "{path}: {refused}");
         }

@@ -93,7 +93,14 @@ impl Operation {
     pub const fn is_a_question(self) -> bool {
         matches!(
             self,
-            Self::ListBuckets | Self::Location | Self::Versioning | Self::List | Self::Acl | Self::Tags | Self::ListUploads | Self::ListParts
+            Self::ListBuckets
+                | Self::Location
+                | Self::Versioning
+                | Self::List
+                | Self::Acl
+                | Self::Tags
+                | Self::ListUploads
+                | Self::ListParts
         )
     }
 

@@ -15,7 +15,7 @@ use crate::vfs::{
     Entry, Error, Fh, FileKind, Ino, Names, OpenFlags, Opened, Posix, Result, Vfs,
     attr::Draft,
     claims::Claim,
-    keymap::{LONGEST_KEY, Name, is_unspeakable},
+    keymap::{LONGEST_KEY, Name, is_refused, is_unspeakable},
     lookup::Found,
     meta::{self, Attributes, DIRECTORY_TYPE, PLAIN_TYPE},
     open::ReleaseOnDrop,
@@ -208,7 +208,8 @@ impl Vfs {
 
     /// The key of a new name, if its directory is there still.
     fn new_key(&self, names: &Names, parent: Ino, name: &Name) -> Result<Key> {
-        self.keys.child(&names.directory_key(&self.keys, parent)?, name)
+        let key = self.keys.child(&names.directory_key(&self.keys, parent)?, name)?;
+        if is_refused(&key) { Err(Error::BadName("COS keys cannot hold the control characters 0x18 to 0x1B")) } else { Ok(key) }
     }
 
     /// What something new has of attributes: the caller's owner, the group as the directory says.

@@ -159,6 +159,11 @@ pub(super) fn is_unspeakable(key: &Key) -> bool {
     matches!(key.as_str(), "." | "..")
 }
 
+/// Whether COS would refuse to make the object, although it may be there.
+pub(super) fn is_refused(key: &Key) -> bool {
+    key.as_str().contains(REFUSED)
+}
+
 fn escaped(component: &str) -> String {
     let mut name = ESCAPE.to_owned();
     for (index, c) in component.char_indices() {
@@ -205,9 +210,14 @@ mod tests {
     #[test]
     fn components_that_are_no_names_are_escaped_or_hidden() {
         let map = KeyMap::new("", true);
-        for (component, shown) in
-            [("", "@cos:"), (".", "@cos:%2E"), ("..", "@cos:%2E%2E"), ("@cos:x", "@cos:%40cos:x"), ("a\0b", "@cos:a%00b"), ("\u{1b}[2J", "@cos:%1B[2J")]
-        {
+        for (component, shown) in [
+            ("", "@cos:"),
+            (".", "@cos:%2E"),
+            ("..", "@cos:%2E%2E"),
+            ("@cos:x", "@cos:%40cos:x"),
+            ("a\0b", "@cos:a%00b"),
+            ("\u{1b}[2J", "@cos:%1B[2J"),
+        ] {
             assert_eq!(map.name_of(component), Some(name(shown)));
             assert_eq!(map.child("d/", &name(shown)).unwrap().as_str(), format!("d/{component}"));
         }

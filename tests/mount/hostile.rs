@@ -55,10 +55,17 @@ fn entry(key: &str) -> String {
 fn bombs() -> Vec<(&'static str, String)> {
     let mebibyte = 1 << 20;
     vec![
-        ("entities", format!("<!DOCTYPE a [<!ENTITY a0 \"x\">{}]>{}", {
-            let doubling = |n: usize| format!("<!ENTITY a{n} \"{}\">", format!("&a{};", n - 1).repeat(10));
-            (1..10).map(doubling).collect::<String>()
-        }, listing("&a9;"))),
+        (
+            "entities",
+            format!(
+                "<!DOCTYPE a [<!ENTITY a0 \"x\">{}]>{}",
+                {
+                    let doubling = |n: usize| format!("<!ENTITY a{n} \"{}\">", format!("&a{};", n - 1).repeat(10));
+                    (1..10).map(doubling).collect::<String>()
+                },
+                listing("&a9;")
+            ),
+        ),
         ("a million deep", "<a>".repeat(1_000_000)),
         ("a million wide", listing(&"<Contents/>".repeat(700_000))),
         ("a long text", listing(&format!("<Contents><Key>{}</Key></Contents>", "x".repeat(8 * mebibyte - 100)))),
@@ -67,7 +74,10 @@ fn bombs() -> Vec<(&'static str, String)> {
         ("comments", listing(&format!("<!--{}-->", "-x".repeat(3 * mebibyte)))),
         ("never closed", format!("<ListBucketResult><Contents><Key>{}", "%41".repeat(2 * mebibyte))),
         ("a marker that stays", listing(&format!("<IsTruncated>true</IsTruncated><NextMarker>a</NextMarker>{}", entry("b")))),
-        ("a marker of megabytes", listing(&format!("<IsTruncated>true</IsTruncated><NextMarker>{}</NextMarker>", "z".repeat(7 * mebibyte)))),
+        (
+            "a marker of megabytes",
+            listing(&format!("<IsTruncated>true</IsTruncated><NextMarker>{}</NextMarker>", "z".repeat(7 * mebibyte))),
+        ),
         ("another prefix", listing(&"<CommonPrefixes><Prefix>../</Prefix></CommonPrefixes>".replace("../", "a/b/"))),
     ]
 }
@@ -75,12 +85,16 @@ fn bombs() -> Vec<(&'static str, String)> {
 #[test]
 fn documents_that_are_bombs_cost_nothing() {
     for (what, document) in bombs() {
-        let liar = Liar::cos(move |asked, stream| (asked.is_list() && asked.param("prefix") == Some("")).then(|| liar::document(stream, &document)));
+        let liar = Liar::cos(move |asked, stream| {
+            (asked.is_list() && asked.param("prefix") == Some("")).then(|| liar::document(stream, &document))
+        });
         let mount = mount_of(&liar);
         match bounded(&mount, what, || names(&mount.path())) {
             Err(refused) => assert_eq!(refused.raw_os_error(), Some(nix::libc::EIO), "{what}: {refused}"),
             // A key that is none is left out; attributes and comments mean nothing.
-            Ok(shown) => assert!(shown.is_empty() && ["a long text", "attributes", "comments"].contains(&what), "{what}: {} names", shown.len()),
+            Ok(shown) => {
+                assert!(shown.is_empty() && ["a long text", "attributes", "comments"].contains(&what), "{what}: {} names", shown.len())
+            }
         }
     }
 }
@@ -128,7 +142,8 @@ fn an_object_of_a_tebibyte_that_sends_nothing_reserves_nothing() {
         "HEAD" if asked.target.ends_with("/object") => Some(stream.write_all(&liar::head("200 OK", head))),
         // The range that was asked for, said to be as long as the whole.
         "GET" if asked.target.ends_with("/object") => {
-            let range = asked.headers.lines().find_map(|line| line.strip_prefix("range: bytes=").or_else(|| line.strip_prefix("Range: bytes=")));
+            let range =
+                asked.headers.lines().find_map(|line| line.strip_prefix("range: bytes=").or_else(|| line.strip_prefix("Range: bytes=")));
             let range = range.unwrap_or_default();
             let answer = liar::head("206 Partial Content", &format!("Content-Range: bytes {range}/1099511627776\r\n{head}"));
             Some(stream.write_all(&answer).and(Err(std::io::ErrorKind::Other.into())))
@@ -153,7 +168,9 @@ fn endless(entries: u64) -> Liar {
         let count = if asked.param("max-keys") == Some("1") { 1 } else { entries };
         let body: String = (from..from + count).map(|n| entry(&format!("d/{n:012}"))).collect();
         let next = from + count.max(1) - 1;
-        full.then(|| liar::document(stream, &listing(&format!("<IsTruncated>true</IsTruncated><NextMarker>d/{next:012}</NextMarker>{body}"))))
+        full.then(|| {
+            liar::document(stream, &listing(&format!("<IsTruncated>true</IsTruncated><NextMarker>d/{next:012}</NextMarker>{body}")))
+        })
     })
 }
 
@@ -226,11 +243,108 @@ fn many_long_answers_at_once_wait_for_each_other() {
 /// Components that are no names, look like escapes, or speak to terminals and logs.
 fn components() -> Vec<String> {
     let mut all: Vec<String> = [
-        ".", "..", "", "...", "....", " ", "  ", ". ", ".. ", "-rf", "--", "~", "$HOME", "`id`", "$(id)", ";id", "|id", "&", "*", "?", "[a]", "{a,b}", "'", "\"", "\\", "a\\..\\b",
-        "%", "%2e%2e", "%2F", "%00", "%2E", "..%2f", "@cos:", "@cos:%2E%2E", "@cos:@cos:x", "@cos", "@cos:%40cos:", "@cos:a%00b", "@cos:%2e", ".cosmount", ".cosmount ", ".Cosmount", ".lock", ".new",
-        "ledger-0000", "spill-1", "etc", "passwd", "proc", "self", "con", "nul", "aux", "a:b", "a*b", "a\tb", "a\nb", "a\rb", "a\r\nb", "\n", "\u{1}", "\u{7}", "\u{8}", "\u{b}", "\u{c}",
-        "\u{18}", "\u{1b}[2J", "\u{1b}]0;title\u{7}", "a\nERROR cosmount: all is lost", "a\u{0}b", "\0", "\u{7f}", "\u{80}", "\u{9b}31m", "\u{ad}", "\u{200b}", "\u{202e}gpj.exe", "\u{2028}", "\u{feff}",
-        "\u{fffd}", "\u{fffe}", "\u{e000}", "\u{10ffff}", "\u{fc}", "u\u{308}", "\u{6c5f}", "\u{1f600}", "A", "a", "a.", "a ", " a", "a..", "..a", "a..b", "<a>", "&amp;", "]]>", "<!--", "%s%n", "{0}", "NULL",
+        ".",
+        "..",
+        "",
+        "...",
+        "....",
+        " ",
+        "  ",
+        ". ",
+        ".. ",
+        "-rf",
+        "--",
+        "~",
+        "$HOME",
+        "`id`",
+        "$(id)",
+        ";id",
+        "|id",
+        "&",
+        "*",
+        "?",
+        "[a]",
+        "{a,b}",
+        "'",
+        "\"",
+        "\\",
+        "a\\..\\b",
+        "%",
+        "%2e%2e",
+        "%2F",
+        "%00",
+        "%2E",
+        "..%2f",
+        "@cos:",
+        "@cos:%2E%2E",
+        "@cos:@cos:x",
+        "@cos",
+        "@cos:%40cos:",
+        "@cos:a%00b",
+        "@cos:%2e",
+        ".cosmount",
+        ".cosmount ",
+        ".Cosmount",
+        ".lock",
+        ".new",
+        "ledger-0000",
+        "spill-1",
+        "etc",
+        "passwd",
+        "proc",
+        "self",
+        "con",
+        "nul",
+        "aux",
+        "a:b",
+        "a*b",
+        "a\tb",
+        "a\nb",
+        "a\rb",
+        "a\r\nb",
+        "\n",
+        "\u{1}",
+        "\u{7}",
+        "\u{8}",
+        "\u{b}",
+        "\u{c}",
+        "\u{18}",
+        "\u{1b}[2J",
+        "\u{1b}]0;title\u{7}",
+        "a\nERROR cosmount: all is lost",
+        "a\u{0}b",
+        "\0",
+        "\u{7f}",
+        "\u{80}",
+        "\u{9b}31m",
+        "\u{ad}",
+        "\u{200b}",
+        "\u{202e}gpj.exe",
+        "\u{2028}",
+        "\u{feff}",
+        "\u{fffd}",
+        "\u{fffe}",
+        "\u{e000}",
+        "\u{10ffff}",
+        "\u{fc}",
+        "u\u{308}",
+        "\u{6c5f}",
+        "\u{1f600}",
+        "A",
+        "a",
+        "a.",
+        "a ",
+        " a",
+        "a..",
+        "..a",
+        "a..b",
+        "<a>",
+        "&amp;",
+        "]]>",
+        "<!--",
+        "%s%n",
+        "{0}",
+        "NULL",
     ]
     .map(str::to_owned)
     .to_vec();
@@ -322,7 +436,8 @@ fn expected(keys: &BTreeSet<Vec<u8>>) -> BTreeMap<PathBuf, String> {
             path.push(name);
             end += component.len();
             // What lies below a file cannot be reached.
-            if end < key.len() && texts.contains(&key[..end]) {
+            let above = &key[..end];
+            if end < key.len() && !above.ends_with('/') && texts.contains(above) {
                 continue 'keys;
             }
             end += 1;
@@ -355,10 +470,23 @@ fn hostile_keys_are_shown_once_and_touch_nothing_else() {
     let trace = directory.path().join("trace");
     let mut mount = Mounted::builder()
         // (The tracer would else not see what it traces; what a core may hold is not this test's.)
-        .under(&["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-s", "4096", "-e", "trace=%file", "-e", "signal=none", "-o", trace.to_str().unwrap()])
+        .under(&[
+            "strace",
+            "-D",
+            "-f",
+            "--seccomp-bpf",
+            "-qq",
+            "-s",
+            "4096",
+            "-e",
+            "trace=%file",
+            "-e",
+            "signal=none",
+            "-o",
+            trace.to_str().unwrap(),
+        ])
         .arg("--allow-core")
-        .arg("--log-level")
-        .arg("debug")
+        .args(&["--log-level", "debug", "--consistency", "ttl", "--metadata-ttl", "60s"])
         .start();
     let mut put = BTreeSet::new();
     for key in &keys {
@@ -380,12 +508,18 @@ fn hostile_keys_are_shown_once_and_touch_nothing_else() {
 
     // Writing goes by the same names: each lands under its own key, and nowhere else.
     let mut changed = 0;
-    for (path, key) in expected.iter().step_by(40) {
+    // (COS makes no new object of a key with these control characters.)
+    let writable = expected.iter().filter(|(_, key)| !key.contains(|c| matches!(c, '\u{18}'..='\u{1b}')));
+    for (path, key) in writable.step_by(40) {
         fs::write(mount.path().join(path), format!("changed {key}")).unwrap_or_else(|error| panic!("{path:?}: {error}"));
         changed += 1;
         assert_eq!(&mount.object(key)[..], format!("changed {key}").as_bytes());
     }
     assert!(changed > 20, "{changed}");
+    for name in ["@cos:%1B", "@cos:a%1Bb", "@cos:plain", "@cos:"] {
+        let refused = fs::write(mount.path().join(name), "x").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(nix::libc::EINVAL), "{name}: {refused}");
+    }
     mount.unmount();
 
     let log = fs::read(mount.log_file()).unwrap();
@@ -399,7 +533,8 @@ fn hostile_keys_are_shown_once_and_touch_nothing_else() {
 fn check_trace(trace: &str, mount: &Mounted, keys: &BTreeSet<Vec<u8>>) {
     let own = [mount.staging(), mount.path(), PathBuf::from("/run/cosmount"), PathBuf::from("/dev/fuse"), PathBuf::from("/dev/null")];
     let changes = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"];
-    let changing = ["mkdir", "rename", "unlink", "rmdir", "link", "symlink", "mknod", "chmod", "chown", "truncate", "utime", "setxattr", "creat"];
+    let changing =
+        ["mkdir", "rename", "unlink", "rmdir", "link", "symlink", "mknod", "chmod", "chown", "truncate", "utime", "setxattr", "creat"];
     let mut writes = 0;
     // Single words such as `a` are in every path; these are in none by chance.
     let telling: Vec<String> = keys
@@ -409,7 +544,8 @@ fn check_trace(trace: &str, mount: &Mounted, keys: &BTreeSet<Vec<u8>>) {
         .filter(|part| part.len() > 7 && !part.contains(['"', '\\']) && part.is_ascii() && !["@cos:%2E"].contains(part))
         .map(str::to_owned)
         .collect();
-    let telling: BTreeSet<String> = telling.into_iter().filter(|part| part.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && part != ".cosmount").collect();
+    let telling: BTreeSet<String> =
+        telling.into_iter().filter(|part| part.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && part != ".cosmount").collect();
     assert!(telling.len() > 50);
     for line in trace.lines() {
         let Some((call, rest)) = line.split_once(' ').and_then(|(_, call)| call.trim_start().split_once('(')) else { continue };
@@ -427,7 +563,8 @@ fn check_trace(trace: &str, mount: &Mounted, keys: &BTreeSet<Vec<u8>>) {
             writes += 1;
             for path in paths {
                 // What is relative is relative to the staging directory, the only one that is held open.
-                let inside = !path.starts_with('/') || own.iter().any(|own| Path::new(path).starts_with(own)) || path.starts_with("/proc/self/");
+                let inside =
+                    !path.starts_with('/') || own.iter().any(|own| Path::new(path).starts_with(own)) || path.starts_with("/proc/self/");
                 let failed_or_parent = own.iter().any(|own| own.starts_with(path));
                 assert!(inside || failed_or_parent, "outside of its own directories: {line}");
                 assert!(path.starts_with('/') || path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)), "{line}");
@@ -491,9 +628,10 @@ fn noise_in_staging_is_no_data() {
     let mut mount = Mounted::new();
     fs::write(mount.path().join("a"), "a").unwrap();
     let staging = mount.staging();
-    let ledger = fs::read_dir(&staging).unwrap().map(|entry| entry.unwrap().path()).find(|path| {
-        path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("ledger-"))
-    });
+    let ledger = fs::read_dir(&staging)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("ledger-")));
     let ledger = ledger.expect("a mount has a ledger");
     mount.kill();
     // Sparse and enormous: not even read.

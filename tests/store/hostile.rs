@@ -111,18 +111,24 @@ async fn what_is_no_answer_is_an_error_at_once() {
     type Lie = Box<dyn Fn(&mut std::net::TcpStream) -> std::io::Result<()> + Send + Sync>;
     let lies: Vec<(&str, Lie)> = vec![
         ("64 MiB of headers", Box::new(move |stream| stream.write_all(b"HTTP/1.1 200 OK\r\n").and_then(|()| mebibytes(64, stream)))),
-        ("100 KiB of headers", Box::new(|stream| {
-            let line = format!("x-filler: {}\r\n", "y".repeat(4000));
-            stream.write_all(&liar::head("200 OK", &format!("{}Content-Length: 5\r\n", line.repeat(25))))
-        })),
+        (
+            "100 KiB of headers",
+            Box::new(|stream| {
+                let line = format!("x-filler: {}\r\n", "y".repeat(4000));
+                stream.write_all(&liar::head("200 OK", &format!("{}Content-Length: 5\r\n", line.repeat(25))))
+            }),
+        ),
         ("5,000 headers", Box::new(|stream| stream.write_all(&liar::head("200 OK", &"x: y\r\n".repeat(5000))))),
         ("one endless line", Box::new(|stream| (0..64).try_for_each(|_| stream.write_all(&[b'x'; 1 << 20])))),
         ("a negative length", Box::new(|stream| stream.write_all(&liar::head("200 OK", "Content-Length: -5\r\n")))),
         ("two lengths", Box::new(|stream| stream.write_all(&liar::head("200 OK", "Content-Length: 5\r\nContent-Length: 6\r\n")))),
-        ("a size past the greatest", Box::new(|stream| {
-            let fine = "ETag: e\r\nLast-Modified: Wed, 28 Oct 2020 20:30:00 GMT\r\n";
-            stream.write_all(&liar::head("200 OK", &format!("{fine}Content-Length: 9223372036854775808\r\n")))
-        })),
+        (
+            "a size past the greatest",
+            Box::new(|stream| {
+                let fine = "ETag: e\r\nLast-Modified: Wed, 28 Oct 2020 20:30:00 GMT\r\n";
+                stream.write_all(&liar::head("200 OK", &format!("{fine}Content-Length: 9223372036854775808\r\n")))
+            }),
+        ),
     ];
     for (what, lie) in lies {
         let liar = Liar::cos(move |asked, stream| asked.target.ends_with("/object").then(|| lie(stream)));
@@ -168,9 +174,10 @@ fn stop() -> std::io::Result<()> {
 
 #[tokio::test]
 async fn lists_that_do_not_end_are_cut_off() {
-    let page = |asked: &Asked, kind: &str| {
-        let marker = asked.param("key-marker").unwrap_or("0").parse::<u64>().unwrap() + 1;
-        match kind {
+    let page =
+        |asked: &Asked, kind: &str| {
+            let marker = asked.param("key-marker").unwrap_or("0").parse::<u64>().unwrap() + 1;
+            match kind {
             "uploads" => format!(
                 "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>{marker:09}</NextKeyMarker>\
                  <NextUploadIdMarker>u</NextUploadIdMarker></ListMultipartUploadsResult>"
@@ -178,7 +185,7 @@ async fn lists_that_do_not_end_are_cut_off() {
             _ => "<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>4000000000</NextPartNumberMarker></ListPartsResult>"
                 .to_owned(),
         }
-    };
+        };
     let liar = Liar::cos(move |asked, stream| match asked.method.as_str() {
         "GET" if asked.target.contains("?uploads") => Some(liar::document(stream, &page(asked, "uploads"))),
         "GET" if asked.target.contains("uploadId=") => Some(liar::document(stream, &page(asked, "parts"))),
@@ -223,7 +230,8 @@ async fn redirects_are_not_followed() {
 #[tokio::test]
 async fn a_page_that_never_comes_whole_ends_by_the_deadline() {
     let liar = Liar::cos(|asked, stream| {
-        let begun = || stream.write_all(&liar::head("200 OK", "Content-Length: 1000\r\n")).and_then(|()| stream.write_all(b"<ListBucketResult>"));
+        let begun =
+            || stream.write_all(&liar::head("200 OK", "Content-Length: 1000\r\n")).and_then(|()| stream.write_all(b"<ListBucketResult>"));
         asked.is_list().then(begun).map(|begun| begun.and(stop()))
     });
     let bucket = bucket_at(&liar).await;

@@ -132,7 +132,8 @@ pub(super) fn page(document: &[u8], request: &ListRequest) -> Read<Page> {
     if truncated {
         // A marker that cannot be shown cannot be sent either; the last name that can be does, at the price of some hidden ones seen again.
         let marker = next.as_deref().and_then(decode).map(Key::new);
-        let behind_all = || next.as_deref().filter(|_| encoded && page.hidden > 0).and_then(|next| beyond(percent_decode_str(next).collect()));
+        let behind_all =
+            || next.as_deref().filter(|_| encoded && page.hidden > 0).and_then(|next| beyond(percent_decode_str(next).collect()));
         page.next = marker.or_else(|| last.clone()).or_else(behind_all);
     }
     check(&page, request, truncated, last.as_ref())?;
@@ -204,7 +205,8 @@ fn decoded(text: &str, encoded: bool) -> Option<String> {
 /// The least key behind one that is no UTF-8. (As a marker it leaves out itself: a key of that name is missed, if a whole page before it was hidden.)
 fn beyond(mut raw: Vec<u8>) -> Option<Key> {
     raw.truncate(LONGEST_KEY);
-    let mut valid = String::from_utf8_lossy(&raw[..std::str::from_utf8(&raw).map_or_else(|error| error.valid_up_to(), str::len)]).into_owned();
+    let mut valid =
+        String::from_utf8_lossy(&raw[..std::str::from_utf8(&raw).map_or_else(|error| error.valid_up_to(), str::len)]).into_owned();
     loop {
         // Characters are ordered as their bytes are.
         let rest = &raw[valid.len()..];
@@ -480,7 +482,8 @@ mod tests {
 
     #[test]
     fn a_page_of_keys_that_are_none_leads_on() {
-        for (raw, next) in [("dir/%C3%28", "dir/\u{c0}"), ("dir/a%FF", "dir/b"), ("dir/%ED%A0%80", "dir/\u{e000}"), ("dir/%F5jrn", "dir0")] {
+        for (raw, next) in [("dir/%C3%28", "dir/\u{c0}"), ("dir/a%FF", "dir/b"), ("dir/%ED%A0%80", "dir/\u{e000}"), ("dir/%F5jrn", "dir0")]
+        {
             let document = listing(&format!("<IsTruncated>true</IsTruncated><NextMarker>{raw}</NextMarker>{}", contents(raw)));
             let page = page(document.as_bytes(), &request(None)).unwrap();
             assert_eq!((page.objects.len(), page.hidden, page.next), (0, 1, Some(Key::new(next))), "{raw}");
