@@ -44,8 +44,11 @@ pub(super) const REQUEST_ID: &str = "x-cos-request-id";
 /// Most bytes of all headers. (Until they are parsed, hyper's read buffer bounds them: some 400 KiB a connection.)
 const HEADER_BYTES: usize = 64 << 10;
 
+/// Most blanks before a document: one a second is a day of patience.
+const BLANKS: usize = 64 << 10;
+
 /// Documents that grow past [`LONG`] wait until fewer than [`LONG_AT_ONCE`] do: a hundred connections must not gather eight megabytes each.
-const LONG: usize = 1 << 20;
+const LONG: usize = 512 << 10;
 const LONG_AT_ONCE: usize = 2;
 
 /// How long a connection may take to come about.
@@ -315,10 +318,17 @@ impl Answer {
         }
         let mut all = Vec::new();
         let mut place = None;
-        while let Some(bytes) = self.chunk().await? {
-            // A server that thinks for minutes sends a blank now and then.
-            let bytes = if all.is_empty() { bytes.slice(bytes.iter().take_while(|b| b.is_ascii_whitespace()).count()..) } else { bytes };
-            if all.len() + bytes.len() > limit {
+        let mut blanks = 0;
+        while let Some(bytes) = self.chunk(|watch, len| watch.attempt.moved(len)).await? {
+            let blank = if all.is_empty() { bytes.iter().take_while(|b| b.is_ascii_whitespace()).count() } else { 0 };
+            blanks += blank;
+            // A server that thinks for minutes sends a blank now and then. Of a document, only all of it is news: one that is cut behind every
+            // head, or goes on for ever, would else be asked for for ever.
+            if blank > 0 && self.watch.operation().takes_long() && self.given < self.blanks_until {
+                self.watch.progressed();
+            }
+            let bytes = bytes.slice(blank..);
+            if all.len() + bytes.len() > limit || blanks > BLANKS {
                 return Err(too_long(&self.watch));
             }
             if place.is_none() && all.len() + bytes.len() > LONG {
@@ -334,7 +344,7 @@ impl Answer {
         let watch = self.watch.receiving();
         let chunks = stream::unfold(Some(Self { watch, ..self }), |answer| async {
             let mut answer = answer?;
-            match answer.chunk().await {
+            match answer.chunk(Watch::flowed).await {
                 Ok(Some(bytes)) => Some((Ok(bytes), Some(answer))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
@@ -343,7 +353,8 @@ impl Answer {
         Body::new(len, chunks)
     }
 
-    async fn chunk(&mut self) -> Result<Option<Bytes>> {
+    /// The next bytes; `note` is told how many of a success have come.
+    async fn chunk(&mut self, note: fn(&Watch, u64)) -> Result<Option<Bytes>> {
         // A reader that was busy elsewhere is no stalled connection.
         let clock = self.watch.cx.clock();
         self.watch.attempt.excuse(clock.now().duration_since(self.given));
@@ -352,11 +363,7 @@ impl Answer {
         let len = chunk.as_ref().ok().and_then(Option::as_ref).map_or(0, |bytes| bytes.len() as u64);
         // Bytes of a refusal, and the end of a body, bring the caller no nearer: repeats of them must not move the deadline for ever.
         if len > 0 && self.response.status().is_success() {
-            if self.watch.operation.takes_long() && self.given < self.blanks_until {
-                self.watch.progressed();
-            } else {
-                self.watch.flowed(len);
-            }
+            note(&self.watch, len);
         } else {
             self.watch.attempt.moved(len);
         }

@@ -89,6 +89,21 @@ impl Operation {
         matches!(self, Self::Copy | Self::CopyPart | Self::CompleteUpload | Self::DeleteMany)
     }
 
+    /// Whether all it does is to answer with a document, which is of use only as a whole.
+    pub const fn is_a_question(self) -> bool {
+        matches!(
+            self,
+            Self::ListBuckets
+                | Self::Location
+                | Self::Versioning
+                | Self::List
+                | Self::Acl
+                | Self::Tags
+                | Self::ListUploads
+                | Self::ListParts
+        )
+    }
+
     /// Whether it may be asked not to overwrite, so that a conflict may mean that the key exists.
     pub const fn forbids_overwrite(self) -> bool {
         matches!(self, Self::Put | Self::Copy | Self::CompleteUpload)

@@ -305,6 +305,8 @@ pub struct Page {
     pub prefixes: Vec<Key>,
     /// Where the next page begins; `None` on the last.
     pub next: Option<Key>,
+    /// How many keys of this page are no UTF-8, or longer than any key, and cannot be named.
+    pub hidden: usize,
 }
 
 /// One object of a listing.

@@ -15,7 +15,7 @@ use crate::vfs::{
     Entry, Error, Fh, FileKind, Ino, Names, OpenFlags, Opened, Posix, Result, Vfs,
     attr::Draft,
     claims::Claim,
-    keymap::{LONGEST_KEY, Name},
+    keymap::{LONGEST_KEY, Name, is_refused, is_unspeakable},
     lookup::Found,
     meta::{self, Attributes, DIRECTORY_TYPE, PLAIN_TYPE},
     open::ReleaseOnDrop,
@@ -55,6 +55,9 @@ impl Vfs {
         let (ino, attached) = {
             let mut names = self.names.lock();
             let key = self.new_key(&names, parent, &name)?;
+            if is_unspeakable(&key) {
+                return Err(Error::BadName("`.` and `..` in the root of a bucket are keys that no request can name"));
+            }
             let facts = self.new_facts(&names, cx, parent, FileKind::File, mode);
             self.write_attributes(&facts.attributes, FileKind::File, &mut Meta::default())?;
             let ino = names.tree.insert(parent, &name, key.as_str(), facts, By::Mount(Local::New), self.clock.now());
@@ -207,7 +210,8 @@ impl Vfs {
 
     /// The key of a new name, if its directory is there still.
     fn new_key(&self, names: &Names, parent: Ino, name: &Name) -> Result<Key> {
-        self.keys.child(&names.directory_key(&self.keys, parent)?, name)
+        let key = self.keys.child(&names.directory_key(&self.keys, parent)?, name)?;
+        if is_refused(&key) { Err(Error::BadName("COS keys cannot hold the control characters 0x18 to 0x1B")) } else { Ok(key) }
     }
 
     /// What something new has of attributes: the caller's owner, the group as the directory says.

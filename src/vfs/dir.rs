@@ -31,7 +31,7 @@ use crate::vfs::{
     Defect, DirEntry, DirSink, Error, Fh, FileKind, Ino, Names, Posix, Pushed, Result, Vfs,
     attr::Draft,
     create::LONGEST_LINK,
-    keymap::Name,
+    keymap::{Name, is_unspeakable},
     meta::Attributes,
     pages::{FRUITLESS, endless},
     tree::{By, Facts, Listed, Local},
@@ -358,6 +358,9 @@ impl Vfs {
         for (key, listed) in objects.chain(page.prefixes.into_iter().map(|key| (key, Listed::Prefix))) {
             let Some(relative) = key.as_str().strip_prefix(&prefix).filter(|relative| !relative.is_empty()) else { continue };
             let component = if listed == Listed::Prefix { relative.strip_suffix('/').unwrap_or(relative) } else { relative };
+            if is_unspeakable(&key) {
+                continue;
+            }
             // A key that is as long as COS allows leaves no room for what a name may need.
             if let Some(name) = self.keys.name_of(component).filter(|name| self.keys.child(&prefix, name).is_ok()) {
                 entries.insert(relative.to_owned(), Item { name, listed, asked });

@@ -104,7 +104,7 @@ impl KeyMap {
     /// The key of the file `name` in the directory whose keys begin with `directory`.
     ///
     /// # Errors
-    /// [`Error::NameTooLong`] past 850 bytes; [`Error::BadName`] for a name that begins with `@cos:` and is no escape, or a leading backslash.
+    /// [`Error::NameTooLong`] past 850 bytes; [`Error::BadName`] for a name that begins with `@cos:` and is no escape, or a leading slash or backslash.
     pub(super) fn child(&self, directory: &str, name: &Name) -> Result<Key> {
         let mut key = directory.to_owned();
         self.push(&mut key, name)?;
@@ -141,8 +141,8 @@ impl KeyMap {
         } else {
             key.push_str(name);
         }
-        if start == 0 && key.starts_with('\\') {
-            return Err(Error::BadName("COS keys cannot begin with a backslash"));
+        if start == 0 && (key.is_empty() || key.starts_with('\\')) {
+            return Err(Error::BadName("COS keys cannot begin with a slash or a backslash"));
         }
         Ok(())
     }
@@ -151,6 +151,17 @@ impl KeyMap {
 /// Whether no program could say the component, or none may make it.
 fn is_odd(component: &str) -> bool {
     component.is_empty() || component == "." || component == ".." || component.contains('\0') || component.contains(REFUSED)
+}
+
+/// Whether no request can ask for the object: `.` and `..` in the root of a bucket are what every URL resolves away, whatever is done about it.
+/// (Below them, and below a prefix, there is something to escape.)
+pub(super) fn is_unspeakable(key: &Key) -> bool {
+    matches!(key.as_str(), "." | "..")
+}
+
+/// Whether COS would refuse to make the object, although it may be there.
+pub(super) fn is_refused(key: &Key) -> bool {
+    key.as_str().contains(REFUSED)
 }
 
 fn escaped(component: &str) -> String {

@@ -11,13 +11,13 @@ use std::{ffi::OsStr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::store::{Head, Key, Kind, ListRequest, Page};
+use crate::store::{self, Head, Key, Kind, ListRequest, Operation, Page};
 
 use crate::support::Ctx;
 
 use crate::vfs::{
     Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs, index,
-    keymap::{LONGEST_KEY, Name},
+    keymap::{LONGEST_KEY, Name, is_unspeakable},
     meta::{Attributes, may_be_directory},
     tree::{By, Facts, Listed, Local, Nameless},
 };
@@ -143,7 +143,12 @@ impl Vfs {
         tokio::pin!(list);
         let mut page: Option<crate::store::Result<Page>> = None;
         let head = {
-            let head = self.bucket.head(cx, key);
+            let head = async {
+                if is_unspeakable(key) {
+                    return Err(store::Error::new(Kind::NotFound, Operation::Head.name(), "no request can ask for it").on(key));
+                }
+                self.bucket.head(cx, key).await
+            };
             tokio::pin!(head);
             loop {
                 tokio::select! {
@@ -162,10 +167,13 @@ impl Vfs {
             Some(page) => page,
             None => list.await,
         }?;
+        // A key that cannot be named keeps its directory there all the same.
+        let hidden = page.hidden > 0;
         let first = page.objects.first().map(|object| &object.version.key);
         match (head, first) {
-            (Some(head), Some(_)) => Ok(Some(self.directory_answer(&head))),
-            (Some(head), None) => Ok(Some(self.answer(&head))),
+            (Some(head), None) if !hidden => Ok(Some(self.answer(&head))),
+            (Some(head), _) => Ok(Some(self.directory_answer(&head))),
+            (None, None) if hidden => Ok(Some(self.implicit_answer())),
             (None, None) => Ok(None),
             (None, Some(first)) => {
                 // A list may still show what was in a directory that this mount just removed.

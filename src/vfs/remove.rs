@@ -138,6 +138,9 @@ impl Vfs {
         loop {
             let asked = self.clock.now();
             let Some(page) = pages.next(cx, &self.bucket).await? else { return Ok(marker) };
+            if page.hidden > 0 {
+                return Err(Error::NotEmpty);
+            }
             let objects = page.objects.iter().map(|object| (&object.version.key, Some((&object.version, object.last_modified))));
             let listed = objects.chain(page.prefixes.iter().map(|key| (key, None)));
             for (key, object) in listed.filter(|(key, _)| key.as_str() != directory) {
@@ -168,7 +171,7 @@ impl Vfs {
         let request = ListRequest { prefix: prefix.clone(), delimited: true, limit: Some(2), ..ListRequest::default() };
         let page = self.bucket.list(cx, &request).await?;
         let mut keys = page.objects.iter().map(|object| &object.version.key).chain(&page.prefixes);
-        if keys.any(|listed| listed != key) {
+        if page.hidden > 0 || keys.any(|listed| listed != key) {
             return Ok(());
         }
         self.put_marker(cx, directory, &Key::new(&prefix), &facts).await

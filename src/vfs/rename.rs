@@ -331,6 +331,9 @@ impl Vfs {
         let mut pages = Pages::new(ListRequest { prefix: from.to_owned(), ..ListRequest::default() });
         while let Some(page) = pages.next(cx, &self.bucket).await? {
             cx.progressed();
+            if page.hidden > 0 {
+                return Err(Error::CrossDevice("keys that are no UTF-8 cannot be moved"));
+            }
             for object in page.objects {
                 let key = Key::new(format!("{to}{}", &object.version.key.as_str()[from.len()..]));
                 if key.as_str().len() > self.bucket.capabilities().longest_key {

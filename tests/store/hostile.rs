@@ -225,3 +225,17 @@ async fn redirects_are_not_followed() {
     }
     assert!(elsewhere.seen().is_empty(), "{:?}", elsewhere.seen());
 }
+
+/// An answer that begins well and is cut off, again and again, is no progress: the call ends by its deadline.
+#[tokio::test]
+async fn a_page_that_never_comes_whole_ends_by_the_deadline() {
+    let liar = Liar::cos(|asked, stream| {
+        let begun =
+            || stream.write_all(&liar::head("200 OK", "Content-Length: 1000\r\n")).and_then(|()| stream.write_all(b"<ListBucketResult>"));
+        asked.is_list().then(begun).map(|begun| begun.and(stop()))
+    });
+    let bucket = bucket_at(&liar).await;
+    let start = Instant::now();
+    bucket.list(&context(Duration::from_secs(1)), &ListRequest::default()).await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}

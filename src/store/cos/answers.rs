@@ -123,15 +123,18 @@ pub(super) fn page(document: &[u8], request: &ListRequest) -> Read<Page> {
     if let Some(bad) = bad {
         return Err(Bad::Corrupt(bad));
     }
-    let hidden = listed - page.objects.len() - page.prefixes.len();
-    if hidden > 0 {
+    page.hidden = listed - page.objects.len() - page.prefixes.len();
+    if page.hidden > 0 {
         // Once a page: a bucket full of them must not fill the log.
-        tracing::warn!(hidden, prefix = %request.prefix.escape_debug(), "listed keys that are not UTF-8, or longer than any key, are not shown");
+        tracing::warn!(hidden = page.hidden, prefix = %request.prefix.escape_debug(), "listed keys that are not UTF-8, or longer than any key, are not shown");
     }
     let last = page.objects.last().map(|listed| &listed.version.key).max(page.prefixes.last()).cloned();
     if truncated {
-        // A marker that cannot be shown cannot be sent either; the last name that can be does, at the price of some entries seen again.
-        page.next = next.as_deref().and_then(decode).map(Key::new).or_else(|| last.clone());
+        // A marker that cannot be shown cannot be sent either; the last name that can be does, at the price of some hidden ones seen again.
+        let marker = next.as_deref().and_then(decode).map(Key::new);
+        let behind_all =
+            || next.as_deref().filter(|_| encoded && page.hidden > 0).and_then(|next| beyond(percent_decode_str(next).collect()));
+        page.next = marker.or_else(|| last.clone()).or_else(behind_all);
     }
     check(&page, request, truncated, last.as_ref())?;
     Ok(page)
@@ -197,6 +200,29 @@ impl Entry {
 fn decoded(text: &str, encoded: bool) -> Option<String> {
     let name = if encoded { percent_decode_str(text.trim()).decode_utf8().ok()?.into_owned() } else { text.to_owned() };
     (name.len() <= LONGEST_KEY).then_some(name)
+}
+
+/// The least key behind one that is no UTF-8. (As a marker it leaves out itself: a key of that name is missed, if a whole page before it was hidden.)
+fn beyond(mut raw: Vec<u8>) -> Option<Key> {
+    raw.truncate(LONGEST_KEY);
+    let mut valid =
+        String::from_utf8_lossy(&raw[..std::str::from_utf8(&raw).map_or_else(|error| error.valid_up_to(), str::len)]).into_owned();
+    loop {
+        // Characters are ordered as their bytes are.
+        let rest = &raw[valid.len()..];
+        let (mut low, mut high) = (0, u32::from(char::MAX) + 1);
+        let at = |number: u32| char::from_u32(number).unwrap_or('\u{e000}');
+        while low < high {
+            let middle = low.midpoint(high);
+            if at(middle).encode_utf8(&mut [0; 4]).as_bytes() > rest { high = middle } else { low = middle + 1 }
+        }
+        if low <= u32::from(char::MAX) {
+            valid.push(at(low));
+            return Some(Key::new(valid));
+        }
+        // Nothing begins so and is greater: what is behind differs one character earlier.
+        valid.pop()?;
+    }
 }
 
 /// The beginning of what may be megabytes long, for an error.
@@ -452,6 +478,16 @@ mod tests {
         let page = page(document.as_bytes(), &request(None)).unwrap();
         assert_eq!(page.objects.len(), 1);
         assert_eq!(page.objects[0].version.key, Key::new("dir/b"));
+    }
+
+    #[test]
+    fn a_page_of_keys_that_are_none_leads_on() {
+        for (raw, next) in [("dir/%C3%28", "dir/\u{c0}"), ("dir/a%FF", "dir/b"), ("dir/%ED%A0%80", "dir/\u{e000}"), ("dir/%F5jrn", "dir0")]
+        {
+            let document = listing(&format!("<IsTruncated>true</IsTruncated><NextMarker>{raw}</NextMarker>{}", contents(raw)));
+            let page = page(document.as_bytes(), &request(None)).unwrap();
+            assert_eq!((page.objects.len(), page.hidden, page.next), (0, 1, Some(Key::new(next))), "{raw}");
+        }
     }
 
     #[test]

@@ -64,8 +64,8 @@ impl Client {
             let error = watch.error(Kind::Unavailable, "the answer is not from COS: it has no request id").answered(status, None, None);
             return Err(watch.maybe_done(error));
         }
-        // Of a GET only bytes count: a connection that is cut behind every head would else be tried for ever.
-        if operation == Operation::Get {
+        // Of a GET only bytes count, and of a document all of it: a connection that is cut behind every head would else be tried for ever.
+        if operation == Operation::Get || operation.is_a_question() {
             watch.moved()
         } else {
             watch.progressed()
