@@ -239,8 +239,7 @@ mod tests {
         let callers: Vec<_> = callers.collect();
         health.clock.sleep(time).await;
         callers.iter().for_each(tokio::task::JoinHandle::abort);
-        let made = *made.lock();
-        made
+        *made.lock()
     }
 
     #[tokio::test(start_paused = true)]
