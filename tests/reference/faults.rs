@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use cosmount::emulator::{Action, Op, Rule};
 
-/// Requests that a rule for all of them strikes, and one for a single operation.
-const ANY: f64 = 0.0045;
-const ONE: f64 = 0.02;
+/// Requests that a rule for all of them strikes, one for a single operation, and one for an operation that is rare.
+const ANY: f64 = 0.0055;
+const ONE: f64 = 0.025;
+const RARE: f64 = 0.1;
 
 pub fn script() -> Vec<Rule> {
     let any = |action| Rule::always(action).chance(ANY);
     let one = |op, action| Rule::on(op, action).chance(ONE);
+    let rare = |op, action| Rule::on(op, action).chance(RARE);
     let millis = Duration::from_millis;
     vec![
         any(Action::slow_down()),
@@ -34,13 +36,13 @@ pub fn script() -> Vec<Rule> {
         one(Op::PutObject, Action::WrongCrc),
         one(Op::PutObject, Action::PathConflict { concurrent_only: false }),
         one(Op::PutObject, Action::SlowRequest { bytes_per_second: 256 << 10 }),
-        one(Op::UploadPart, Action::ResetInRequest { after: 300_000 }),
-        one(Op::UploadPart, Action::WrongCrc),
+        rare(Op::UploadPart, Action::ResetInRequest { after: 300_000 }),
+        rare(Op::UploadPart, Action::WrongCrc),
         one(Op::CopyObject, Action::LoseAnswer),
         one(Op::CopyObject, Action::ErrorIn200 { code: "InternalError".to_owned() }),
         one(Op::DeleteObject, Action::LoseAnswer),
-        one(Op::CompleteUpload, Action::LoseAnswer),
-        one(Op::CompleteUpload, Action::EarlyOk { blanks: 3, interval: millis(20), error: None }),
+        rare(Op::CompleteUpload, Action::LoseAnswer),
+        rare(Op::CompleteUpload, Action::EarlyOk { blanks: 3, interval: millis(20), error: None }),
         one(Op::GetObject, Action::ResetInResponse { after: 700 }),
         one(Op::GetObject, Action::TruncateBody { keep: 1000, honest: false }),
         one(Op::GetObject, Action::WrongRange),

@@ -115,8 +115,8 @@ fn the_mount_agrees_with_a_local_directory_under_mixed_faults() {
         let struck = world.struck();
         let share = struck.faults as f64 / struck.requests as f64;
         record(&format!("    {} requests, {} faults of {} kinds ({:.1} %)", struck.requests, struck.faults, struck.rules, share * 100.0));
-        assert!((0.06..0.15).contains(&share) || struck.requests < 1000, "{struck:?}");
-        assert!(struck.rules == 32 || count < 5000, "{struck:?}");
+        assert!((0.08..0.13).contains(&share) || struck.requests < 1000, "{struck:?}");
+        assert!(struck.rules >= 31 || count < 5000, "{struck:?}");
     }
 }
 
