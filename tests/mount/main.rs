@@ -1,6 +1,14 @@
 //! The whole program, kernel included: a real mount on the emulator, used as programs use it.
 #![cfg(feature = "emulator")]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::disallowed_methods, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    missing_docs,
+    unreachable_pub
+)]
 
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../common/mod.rs"]

@@ -2,7 +2,7 @@
 //!
 //! `contract` runs on the simulated bucket and on the COS client against the emulator, both below the whole stack of wrappers. `faults`
 //! breaks the emulator's answers, `hostile` makes them lie, `settle` and `limits` need a hand in between that only the simulated bucket has.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, missing_docs, unreachable_pub)]
 
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../common/liar.rs"]
