@@ -95,7 +95,7 @@ fn enter(name: &str, root: &mut Option<String>, path: &mut String, open: &mut Ve
     if !path.is_empty() {
         path.push('/');
     }
-    path.push_str(&name[..name.ceil_char_boundary(PATH)]);
+    path.push_str(&name[..name.ceil_char_boundary(PATH + 1)]);
     Ok(())
 }
 
