@@ -168,7 +168,7 @@ async fn a_torn_tail_behind_damage_costs_nothing_later() {
 
 #[tokio::test]
 async fn a_journal_that_only_looks_like_one_is_refused_in_time() {
-    // Marks everywhere, each with a length that reaches far: to sum up all of them is to sum up everything a million times.
+    // (Without the bound this test runs for hours.) Marks everywhere, each with a length that reaches far: to sum up all of them is to sum up everything a million times.
     let mut bytes = head(WHOSE).unwrap();
     let mut claim = Vec::new();
     encode(&mut claim, 2, 0, &[0; 100]);
@@ -177,10 +177,8 @@ async fn a_journal_that_only_looks_like_one_is_refused_in_time() {
     while bytes.len() < 24 << 20 {
         bytes.extend_from_slice(&claim);
     }
-    let start = std::time::Instant::now();
     let refused = replay(&bytes.into(), "journal", WHOSE).unwrap_err();
     assert!(matches!(refused, JournalError::Unreadable(_)), "{refused}");
-    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
