@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use cosmount::emulator::{Account, Config, Limits, Server, Tls, Token};
+use cosmount::emulator::{Account, Config, Limits, Rates, Restoring, Server, Tls, Token};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Tencent COS server on this host, for tests
@@ -42,6 +42,15 @@ struct Args {
     /// Share so many bytes a second among all connections, each way
     #[arg(long, value_name = "BYTES")]
     bandwidth: Option<u64>,
+    /// Answer 503 SlowDown above these request rates: "documented" for COS's own, or JSON like {"requests": 100, "lists": 10}
+    #[arg(long, value_name = "JSON")]
+    rates: Option<String>,
+    /// Take so many milliseconds to restore an archived object
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 2000)]
+    restore_delay: u64,
+    /// Let each day that a restored object stays readable last so many milliseconds
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 86_400_000)]
+    restore_day: u64,
     /// Speak TLS with this certificate chain (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -100,6 +109,11 @@ fn config(args: Args) -> anyhow::Result<Config> {
         (Some(certificates), Some(key)) => Some(Tls { certificates: read(certificates)?.into_bytes(), key: read(key)?.into_bytes() }),
         _ => None,
     };
+    let rates = match args.rates.as_deref() {
+        None => Rates::default(),
+        Some("documented") => Rates::documented(),
+        Some(text) => Server::parse_rates(text).with_context(|| format!("--rates {text}"))?,
+    };
     let limits = Limits::default();
     Ok(Config {
         listen: args.listen,
@@ -113,6 +127,8 @@ fn config(args: Args) -> anyhow::Result<Config> {
         strict_signatures: args.strict,
         latency: Duration::from_millis(args.latency),
         bandwidth: args.bandwidth,
+        rates,
+        restoring: Restoring { delay: Duration::from_millis(args.restore_delay), day: Duration::from_millis(args.restore_day) },
         tls,
         admin: args.admin,
         faults,

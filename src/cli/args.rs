@@ -2,15 +2,16 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::Level;
 
 use crate::mount::Source;
+use crate::store::cos::Choice;
 use crate::support::ByteSize;
 
 /// Mounts Tencent Cloud Object Storage (COS) buckets as directories.
 #[derive(Debug, Parser)]
-#[command(name = "cosmount", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "cosmount", version, max_term_width = 100, arg_required_else_help = true, override_usage = USAGE)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -18,32 +19,56 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Mount a bucket, or a prefix of it, on a directory
     Mount(Box<Mount>),
+    /// Look at what COS is asked with
+    #[command(subcommand)]
+    Credentials(Credentials),
+    /// Look for what keeps a mount from working: name each fault and its remedy
+    Doctor(Box<Doctor>),
     /// Unmount: wait until everything is in COS, or say what is not
     Umount(Umount),
+    /// Show what applies, and where it was said
+    Config(Config),
+    /// Write a shell's completions to standard output
+    Completions(Completions),
+    /// Write the manual as man(1) reads it to standard output
+    Man(Man),
     /// Try it: a bucket with files in a built-in server, mounted until Ctrl-C
     #[cfg(feature = "emulator")]
     Demo(Demo),
 }
 
-/// `cosmount mount`.
+/// Mount a bucket, or a prefix of it, on a directory
 ///
-/// Credentials come from the environment: `COS_SECRET_ID`, `COS_SECRET_KEY` and, for temporary ones, `COS_SESSION_TOKEN`; the other usual
-/// spellings are understood too. They are never given as options.
+/// Each option can be given as a flag (--metadata-ttl 60s), behind -o (-o metadata_ttl=60s,ro), as a variable (COSMOUNT_METADATA_TTL=60s) and in a
+/// file (metadata_ttl = "60s"); what stands first in this list wins, and "cosmount config show" prints what applies. A switch is turned off by
+/// =false. COSFS's options are understood behind -o.
+///
+/// Credentials come from the first of: the environment (COS_SECRET_ID, COS_SECRET_KEY and, for temporary ones, COS_SESSION_TOKEN; the other
+/// usual spellings too), ~/.passwd-cosfs, /etc/passwd-cosfs, ~/.cos.yaml, ~/.cos.conf, the identity of a TKE pod, the role of a CVM instance.
+/// They are never given as options.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub(super) struct Mount {
-    /// cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX]
+    /// cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX], or with the host name: cos://BUCKET-APPID.cos.REGION.myqcloud.com[/PREFIX/]
     #[arg(value_parser = Source::parse)]
     pub(super) source: Source,
     /// Directory to mount on; must exist
     pub(super) mountpoint: PathBuf,
 
+    /// Options as in fstab: any of those below without its dashes, and those of mount(8); repeatable
+    #[arg(short = 'o', value_name = "OPTION[=VALUE],...", help_heading = "Configuration")]
+    pub(super) options: Vec<String>,
+    /// Read options from this file; by default ~/.config/cosmount.toml, for root then /etc/cosmount.toml
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub(super) config: Option<PathBuf>,
+    /// Leave out what is unknown behind -o instead of refusing it, as mount -s asks
+    #[arg(long, hide = true)]
+    pub(super) sloppy: bool,
+
     /// Region the bucket is in, such as ap-guangzhou
     #[arg(long, value_name = "REGION", help_heading = "Source")]
     pub(super) region: Option<String>,
-    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; repeatable
+    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; of credentials: metadata=URL or sts=URL; repeatable
     #[arg(long, value_name = "URL", help_heading = "Source")]
     pub(super) endpoint: Vec<String>,
     /// Put the bucket into the path instead of the host name (automatic for IP addresses)
@@ -52,6 +77,13 @@ pub(super) struct Mount {
     /// Trust the certificates in this PEM file beside the system's
     #[arg(long, value_name = "FILE", help_heading = "Source")]
     pub(super) ca_file: Option<PathBuf>,
+
+    /// Where credentials come from: env, coscmd[:FILE], coscli[:FILE], passwd[:FILE], file:FILE, role[:NAME], oidc, command:CMD or anonymous
+    #[arg(long, value_name = "KIND[:ARG]", value_parser = Choice::parse, help_heading = "Credentials")]
+    pub(super) credentials: Option<Choice>,
+    /// Section of ~/.cos.conf or ~/.cos.yaml with the credentials, instead of common or cos
+    #[arg(long, value_name = "NAME", help_heading = "Credentials")]
+    pub(super) profile: Option<String>,
 
     /// Refuse all changes (EROFS)
     #[arg(long, help_heading = "Access")]
@@ -62,6 +94,9 @@ pub(super) struct Mount {
     /// Let root in, too
     #[arg(long, conflicts_with = "allow_other", help_heading = "Access")]
     pub(super) allow_root: bool,
+    /// Refuse to run programs from the mount (EACCES)
+    #[arg(long, help_heading = "Access")]
+    pub(super) noexec: bool,
     /// Owner of what has none stored; the mounting user by default
     #[arg(long, value_name = "NUMBER", help_heading = "Access")]
     pub(super) uid: Option<u32>,
@@ -132,6 +167,12 @@ pub(super) struct Mount {
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info", help_heading = "Logging")]
     pub(super) log_level: Level,
+    /// What log lines look like
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = "Logging")]
+    pub(super) log_format: LogFormat,
+    /// One line per request to COS, into this file
+    #[arg(long, value_name = "FILE", help_heading = "Logging")]
+    pub(super) access_log: Option<PathBuf>,
 
     /// Reads bypass the page cache: big readers gain, small ones lose
     #[arg(long, help_heading = "Advanced")]
@@ -144,11 +185,123 @@ pub(super) struct Mount {
     pub(super) allow_core: bool,
 }
 
+/// `cosmount credentials`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Credentials {
+    /// Say which credentials are used, when they end and what they may do on a bucket
+    Check(Box<CheckCredentials>),
+}
+
+/// `cosmount credentials check`.
+#[derive(Debug, Args)]
+pub(super) struct CheckCredentials {
+    /// Bucket to try them on: cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX]
+    #[arg(value_parser = Source::parse)]
+    pub(super) source: Option<Source>,
+    /// Region the bucket is in, such as ap-guangzhou
+    #[arg(long, value_name = "REGION")]
+    pub(super) region: Option<String>,
+    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; of credentials: metadata=URL or sts=URL; repeatable
+    #[arg(long, value_name = "URL")]
+    pub(super) endpoint: Vec<String>,
+    /// Put the bucket into the path instead of the host name (automatic for IP addresses)
+    #[arg(long)]
+    pub(super) path_style: bool,
+    /// Trust the certificates in this PEM file beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// Where credentials come from: env, coscmd[:FILE], coscli[:FILE], passwd[:FILE], file:FILE, role[:NAME], oidc, command:CMD or anonymous
+    #[arg(long, value_name = "KIND[:ARG]", value_parser = Choice::parse)]
+    pub(super) credentials: Option<Choice>,
+    /// Section of ~/.cos.conf or ~/.cos.yaml with the credentials, instead of common or cos
+    #[arg(long, value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// Also write and delete a probe object below PREFIX/.cosmount/, which mounts do not show
+    #[arg(long, requires = "source")]
+    pub(super) write: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `cosmount doctor`: the words of a mount, and its own.
+#[derive(Debug, Args)]
+#[command(mut_arg("mountpoint", |arg| arg.required(false).default_value(Doctor::NOWHERE).hide_default_value(true)))]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    pub(super) mount: Mount,
+    /// Also put a probe object into the bucket, and delete it
+    #[arg(long, help_heading = "Doctor")]
+    pub(super) write: bool,
+    /// Answer in JSON
+    #[arg(long, help_heading = "Doctor")]
+    pub(super) json: bool,
+}
+
+impl Doctor {
+    /// Stands for a mount point that was not typed, which a mount must have and this command need not.
+    pub(super) const NOWHERE: &str = "-";
+}
+
 /// `cosmount umount`.
 #[derive(Debug, Args)]
 pub(super) struct Umount {
+    /// Take the mount away at once and do not wait: changes are sent behind it, up to --drain-timeout
+    #[arg(short, long, conflicts_with = "force")]
+    pub(super) lazy: bool,
+    /// Do not wait for changes that are not in COS: they are lost, but for what staging keeps
+    #[arg(short, long)]
+    pub(super) force: bool,
     /// Where it is mounted
     pub(super) mountpoint: PathBuf,
+}
+
+/// `cosmount config`.
+#[derive(Debug, Args)]
+pub(super) struct Config {
+    #[command(subcommand)]
+    pub(super) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Every option of a mount with its value and where that was said
+    Show(ConfigShow),
+}
+
+/// `cosmount config show`; [`definition`] adds the options of a mount.
+#[derive(Debug, Args)]
+pub(super) struct ConfigShow {
+    /// What would be mounted: tables of the configuration file that are for it count, too
+    #[arg(value_parser = Source::parse)]
+    pub(super) source: Option<Source>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `cosmount completions`.
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    /// Whose
+    pub(super) shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// `cosmount man`.
+#[derive(Debug, Args)]
+pub(super) struct Man {
+    /// Of this command, such as mount; of the whole program by default
+    pub(super) command: Vec<String>,
+    /// Write every page into this directory instead
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    pub(super) into: Option<PathBuf>,
 }
 
 /// `cosmount demo`.
@@ -193,14 +346,33 @@ pub(super) enum Preserve {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Unspellable {
     Escape,
     Hide,
 }
 
+const USAGE: &str = "cosmount <COMMAND>\n       cosmount [OPTIONS] <SOURCE> <MOUNTPOINT>";
+
+/// Everything that can be typed.
+pub(super) fn definition() -> clap::Command {
+    let command = Arguments::command();
+    let all = command.find_subcommand("mount").into_iter().flat_map(clap::Command::get_arguments);
+    let options: Vec<clap::Arg> = all.filter(|arg| !arg.is_positional()).cloned().collect();
+    command.mut_subcommand("config", |config| config.mut_subcommand("show", |show| show.args(options)))
+}
+
 /// Permission bits as chmod(1) takes them.
 fn octal(text: &str) -> Result<u32, String> {
-    u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| "write it in octal, as in 0644".to_owned())
+    u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| "write it in octal, as in 0644".to_owned())
 }
 
 /// `500ms`, `90s`, `10m`, `2h`, or seconds.
@@ -222,8 +394,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn mount(words: &[&str]) -> Result<Box<Mount>, clap::Error> {
@@ -236,7 +406,7 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        Arguments::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]
@@ -272,8 +442,22 @@ mod tests {
     }
 
     #[test]
+    fn a_doctor_takes_the_words_of_a_mount_and_needs_no_mount_point() {
+        let doctor = |words: &[&str]| {
+            let words = ["cosmount", "doctor", "photos-125"].iter().chain(words);
+            match Arguments::try_parse_from(words).unwrap().command {
+                Command::Doctor(doctor) => doctor,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(doctor(&[]).mount.mountpoint.to_str(), Some(Doctor::NOWHERE));
+        let doctor = doctor(&["/mnt", "--write", "--staging", "none"]);
+        assert_eq!((doctor.mount.mountpoint.to_str(), doctor.write, doctor.json), (Some("/mnt"), true, false));
+    }
+
+    #[test]
     fn secrets_are_no_options() {
-        let help = Arguments::command().find_subcommand_mut("mount").unwrap().render_long_help().to_string().to_ascii_lowercase();
+        let help = definition().find_subcommand_mut("mount").unwrap().render_long_help().to_string().to_ascii_lowercase();
         for word in ["--secret", "--token", "--key", "--password"] {
             assert!(!help.contains(word), "{word}");
         }

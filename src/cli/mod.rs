@@ -7,13 +7,20 @@
 
 mod args;
 mod commands;
+mod config_file;
+mod cosfs;
 mod environment;
+mod helpers;
+mod merge;
+mod mount_options;
 
-use std::process::ExitCode;
+use std::{env, ffi::OsString, process::ExitCode};
 
-use clap::Parser;
+use clap::FromArgMatches;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, Credentials, definition};
+use helpers::Wanted;
+use merge::Merged;
 
 /// Wrong usage.
 const USAGE: u8 = 1;
@@ -42,21 +49,17 @@ impl Failure {
 
 /// Runs the command that was typed.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
+    let mut words = env::args_os();
+    let program = words.next().unwrap_or_default();
+    let words = match helpers::words(&program, words.collect()) {
+        Ok(Wanted::Run(words)) => words,
+        Ok(Wanted::Nothing) => return ExitCode::SUCCESS,
         Err(error) => {
-            // Help and version are errors to clap, which knows where each goes. A closed pipe behind us is nobody's concern.
-            error.print().ok();
-            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            eprintln!("cosmount: {error}");
+            return ExitCode::from(USAGE);
         }
     };
-    let result = match arguments.command {
-        Command::Mount(mount) => commands::mount::run(&mount),
-        Command::Umount(umount) => commands::umount::run(&umount),
-        #[cfg(feature = "emulator")]
-        Command::Demo(demo) => commands::demo::run(&demo),
-    };
-    match result {
+    match run(words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, error }) => {
             if let Some(error) = error {
@@ -65,4 +68,36 @@ pub fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+fn run(words: Vec<OsString>) -> Result<(), Failure> {
+    // A process that this program started was given the words that came of it.
+    let merged = match environment::variable(environment::CHILD) {
+        Some(_) => Merged { words, ..Merged::default() },
+        None => merge::merge(words, &environment::world()).or_else(refuse)?,
+    };
+    for notice in &merged.notices {
+        eprintln!("cosmount: {notice}");
+    }
+    let matches = definition().try_get_matches_from([OsString::from("cosmount")].iter().chain(&merged.words));
+    let matches = matches.map_err(anyhow::Error::new).or_else(refuse)?;
+    let arguments = Arguments::from_arg_matches(&matches).map_err(anyhow::Error::new).or_else(refuse)?;
+    match arguments.command {
+        Command::Mount(mount) => commands::mount::run(&mount, &merged.words),
+        Command::Credentials(Credentials::Check(check)) => commands::credentials::check(&check, &merged.words),
+        Command::Doctor(doctor) => commands::doctor::run(&doctor, &merged.words),
+        Command::Umount(umount) => commands::umount::run(&umount),
+        Command::Config(config) => commands::config::run(&config, &matches, &merged.origins),
+        Command::Completions(completions) => commands::completions::run(&completions),
+        Command::Man(man) => commands::man::run(&man),
+        #[cfg(feature = "emulator")]
+        Command::Demo(demo) => commands::demo::run(&demo),
+    }
+}
+
+/// Help and version are errors to the parser, which knows where each goes. A closed pipe behind us is nobody's concern.
+fn refuse<T>(error: anyhow::Error) -> Result<T, Failure> {
+    let Some(typed) = error.downcast_ref::<clap::Error>() else { return Err(Failure::new(USAGE, error)) };
+    typed.print().ok();
+    Err(Failure::told(if typed.use_stderr() { USAGE } else { 0 }))
 }

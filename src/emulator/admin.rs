@@ -8,6 +8,8 @@
 //! GET    /_emulator/counters       sums by operation
 //! DELETE /_emulator/log, /_emulator/counters   forgets both
 //! PUT    /_emulator/link           {"latency": milliseconds, "bandwidth": bytes a second or null}
+//! GET    /_emulator/rates          request rates in force
+//! PUT    /_emulator/rates          {"requests": a second, "lists": a second, …}; {} for none, "documented" for COS's own
 //! ```
 
 use std::io;
@@ -29,6 +31,7 @@ use super::log::{Log, LogEntry};
 use super::op::Op;
 use super::server::{Core, LinkSpeed};
 use super::target::Query;
+use super::throttle::Rates;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +47,14 @@ pub(super) fn parse_rules(text: &[u8]) -> serde_json::Result<Vec<Rule>> {
     // One by one, since an untagged enum would hide what is wrong.
     let value: serde_json::Value = serde_json::from_slice(text)?;
     if value.is_array() { serde_json::from_value(value) } else { Ok(vec![serde_json::from_value(value)?]) }
+}
+
+/// Reads request rates, or the word for COS's own.
+pub(super) fn parse_rates(text: &[u8]) -> serde_json::Result<Rates> {
+    match serde_json::from_slice(text)? {
+        serde_json::Value::String(word) if word == "documented" => Ok(Rates::documented()),
+        rates => serde_json::from_value(rates),
+    }
 }
 
 impl Core {
@@ -86,6 +97,11 @@ impl Core {
             ("PUT", "link") => {
                 let speed: Speed = serde_json::from_slice(body).map_err(bad)?;
                 *self.link.write() = LinkSpeed::new(Duration::from_millis(speed.latency), speed.bandwidth);
+                Ok(serde_json::json!({}))
+            }
+            ("GET", "rates") => serde_json::to_value(self.throttle.rates()).map_err(bad),
+            ("PUT", "rates") => {
+                self.throttle.set(parse_rates(body).map_err(bad)?);
                 Ok(serde_json::json!({}))
             }
             _ => Err((StatusCode::NOT_FOUND, "nothing here".to_owned())),

@@ -85,6 +85,14 @@ impl Answer {
         }
     }
 
+    /// The version id, where versioning was ever enabled.
+    pub(super) fn version(self, id: Option<&str>) -> Self {
+        match id {
+            Some(id) => self.header("x-cos-version-id", id),
+            None => self,
+        }
+    }
+
     /// Applies the faults that change an answer and makes it hyper's.
     pub(super) fn finish(mut self, plan: &Plan, pacer: Option<Arc<Pacer>>, record: Arc<Record>, control: Arc<Control>) -> Response<Body> {
         let mut pieces: VecDeque<Piece> = VecDeque::new();

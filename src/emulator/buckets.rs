@@ -12,6 +12,7 @@ use super::objects::{parse_tags, tags_document};
 use super::server::Core;
 use super::state::BucketConfig;
 use super::target::Query;
+use super::versions::Versioning;
 use super::xml::{self, Writer};
 
 /// Buckets in one page at most.
@@ -74,6 +75,7 @@ impl Core {
             region: self.config.region.clone(),
             created: call.now,
             multi_az,
+            versioning: Versioning::Never,
             acl: Acl::of_bucket(&call.headers)?,
             tags: tags.tags,
             documents: std::collections::BTreeMap::new(),
@@ -92,7 +94,14 @@ impl Core {
             let config = &bucket.config;
             let document = match name {
                 "location" => Writer::leaf("LocationConstraint", &format!("cos.{}", config.region)),
-                "versioning" => Writer::new("VersioningConfiguration").finish(),
+                "versioning" => {
+                    let status = match config.versioning {
+                        Versioning::Never => None,
+                        Versioning::Enabled => Some("Enabled"),
+                        Versioning::Suspended => Some("Suspended"),
+                    };
+                    Writer::new("VersioningConfiguration").optional("Status", status).finish()
+                }
                 "acl" => config.acl.document(),
                 "tagging" if config.tags.is_empty() => return Err(Failure::no_such_tags()),
                 "tagging" => tags_document(&config.tags),
@@ -124,6 +133,15 @@ impl Core {
                 let tags = check_tags(parse_tags(&document)?, 50)?;
                 self.store.configure(bucket, |config| config.tags = tags)?;
                 Ok(Answer::no_content())
+            }
+            "versioning" => {
+                let versioning = match xml::parse(&document, "VersioningConfiguration")?.text_of("Status").map(str::trim) {
+                    Some("Enabled") => Versioning::Enabled,
+                    Some("Suspended") => Versioning::Suspended,
+                    _ => return Err(Failure::malformed_xml("The Status is Enabled or Suspended.")),
+                };
+                self.store.configure(bucket, |config| config.versioning = versioning)?;
+                Ok(Answer::ok())
             }
             "lifecycle" => {
                 xml::parse(&document, "LifecycleConfiguration")?;

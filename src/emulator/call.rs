@@ -18,6 +18,7 @@ use super::link::Control;
 use super::log::Record;
 use super::meta::text;
 use super::target::Target;
+use super::versions::VersionId;
 
 /// A request as handlers see it.
 #[derive(Debug)]
@@ -61,6 +62,11 @@ impl Call {
 
     pub(super) fn bucket(&self) -> Outcome<&str> {
         self.target.bucket()
+    }
+
+    /// The version that is named.
+    pub(super) fn version(&self) -> Option<VersionId> {
+        self.target.query.text("versionId").and_then(|text| VersionId::parse(&text))
     }
 
     /// The body's length must be told, in advance or in chunks.

@@ -14,6 +14,16 @@ pub(super) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
+/// Microseconds since 1970: what version ids are made of.
+pub(super) fn unix_micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Milliseconds since 1970: when restores are done.
+pub(super) fn unix_millis() -> u64 {
+    unix_micros() / 1000
+}
+
 /// A moment for measuring.
 pub(super) fn instant() -> Instant {
     Instant::now()

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fault::Rule;
+use super::throttle::Rates;
 
 /// Everything a [`Server`](super::Server) is started with; the default is an empty service in memory on a free port of the loopback.
 #[derive(Clone, Debug)]
@@ -31,6 +32,10 @@ pub struct Config {
     pub latency: Duration,
     /// Bytes a second, each way, that all connections share.
     pub bandwidth: Option<u64>,
+    /// What is above these is answered 503 `SlowDown`.
+    pub rates: Rates,
+    /// How archived objects are restored.
+    pub restoring: Restoring,
     /// Speak TLS.
     pub tls: Option<Tls>,
     /// Answer under `/_emulator/`.
@@ -55,6 +60,8 @@ impl Default for Config {
             strict_signatures: false,
             latency: Duration::ZERO,
             bandwidth: None,
+            rates: Rates::default(),
+            restoring: Restoring::default(),
             tls: None,
             admin: false,
             faults: Vec::new(),
@@ -122,6 +129,21 @@ pub struct Tls {
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
+
+/// How archived objects are restored: COS takes minutes to days, and the copy lasts for days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restoring {
+    /// From the request until the object can be read, whatever its tier.
+    pub delay: Duration,
+    /// How long each day lasts for which the object can then be read.
+    pub day: Duration,
+}
+
+impl Default for Restoring {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(2), day: Duration::from_secs(86_400) }
     }
 }
 

@@ -2,8 +2,6 @@
 //!
 //! Source: COS API, PUT Object - Copy (document 436/10881) and Upload Part - Copy (436/8287), read 2026-11.
 
-use std::sync::Arc;
-
 use super::answer::{Answer, Length};
 use super::auth::hex;
 use super::call::Call;
@@ -11,10 +9,11 @@ use super::conditions::{Verdict, check};
 use super::content::Content;
 use super::error::{Failure, Outcome};
 use super::meta::{Encryption, Meta};
-use super::objects::{check_key, parse_range};
+use super::objects::{check_key, forbids, parse_range};
 use super::server::Core;
-use super::state::{Object, Part};
+use super::state::{Bucket, Object, Part};
 use super::target::copy_source;
+use super::versions::{Found, VersionId};
 use super::xml::Writer;
 
 /// What a copy's conditions and customer's key are called.
@@ -23,32 +22,35 @@ const PREFIX: &str = "x-cos-copy-source-";
 impl Core {
     pub(super) fn copy_object(&self, call: &Call) -> Outcome<Answer> {
         check_key(call.key(), self.config.limits.max_key)?;
-        let (bucket, key, source) = self.source(call)?;
-        if source.content.len() > self.config.limits.max_put {
+        let source = self.source(call)?;
+        let found = &source.found;
+        if found.content.len() > self.config.limits.max_put {
             return Err(Failure::too_large(self.config.limits.max_put));
         }
         let replaced = directive(call, "x-cos-metadata-directive")?;
-        let onto_itself = bucket == call.bucket()? && key == call.key();
-        if onto_itself && !replaced {
+        // An older version may be copied on top of its key as it is.
+        let shown = || self.store.object(call.bucket()?, call.key(), None);
+        let same_key = source.bucket == call.bucket()? && source.key == call.key();
+        if same_key && !replaced && shown().is_ok_and(|shown| shown.stamp == found.stamp) {
             return Err(Failure::new(400, "InvalidRequest", "A copy onto itself must replace the metadata."));
         }
-        let meta = self.copied_meta(call, &source, replaced)?;
+        let meta = self.copied_meta(call, found, replaced)?;
         // An MD5 stays one; anything else is as opaque as it was, but another object's.
         let plain =
-            source.etag.len() == 32 && source.meta.encryption == Encryption::None && !meta.encryption.hides_md5() && !source.appendable;
-        let etag = if plain { source.etag.clone() } else { self.random_hex() };
-        let files = self.store.stage(&source.content)?;
-        let object = Object { content: source.content.clone(), etag, crc: source.crc, modified: call.now, appendable: false, meta, files };
-        let forbid = call.header("x-cos-forbid-overwrite").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        let object = self.store.put(call.bucket()?, call.key(), object, |before| {
-            if forbid && before.is_some() { Err(Failure::already_exists()) } else { Ok(()) }
-        })?;
+            found.etag.len() == 32 && found.meta.encryption == Encryption::None && !meta.encryption.hides_md5() && !found.appendable;
+        let etag = if plain { found.etag.clone() } else { self.random_hex() };
+        let files = self.store.stage(&found.content)?;
+        let object = Object { content: found.content.clone(), etag, crc: found.crc, modified: call.now, meta, files, ..Object::default() };
+        let check = |bucket: &Bucket| if forbids(call) { bucket.check_absent(call.key()) } else { Ok(()) };
+        let object = self.store.put(call.bucket()?, call.key(), object, check)?;
         let crc = object.crc.map(|crc| crc.to_string());
         let document = Writer::new("CopyObjectResult")
             .text("ETag", &format!("\"{}\"", object.etag))
             .optional("CRC64", crc.as_deref())
-            .text("LastModified", &iso_date(object.modified, false));
-        let mut answer = Answer { length: Length::Chunked, ..Answer::xml(document.finish()) };
+            .text("LastModified", &iso_date(object.modified, false))
+            .optional("VersionId", object.version.as_deref());
+        let answer = Answer { length: Length::Chunked, ..Answer::xml(document.finish()) };
+        let mut answer = source.named(answer).version(object.version.as_deref());
         object.meta.describe_encryption(&mut answer.headers);
         Ok(answer)
     }
@@ -67,13 +69,18 @@ impl Core {
         } else {
             meta.tags.clone_from(&source.meta.tags);
         }
+        meta.settle_class(self.store.bucket(call.bucket()?, |bucket| Ok(bucket.config.multi_az))?)?;
+        if source.meta.class.starts_with("MAZ_") && source.meta.class != meta.class {
+            let message = format!("An object of class {} is copied to the same class only.", source.meta.class);
+            return Err(Failure::new(400, "NotSupportedStorageClass", message));
+        }
         Ok(meta)
     }
 
     pub(super) fn copy_part(&self, call: &Call) -> Outcome<Answer> {
         let (number, id) = self.part_of(call)?;
-        let (_, _, source) = self.source(call)?;
-        let size = source.content.len();
+        let source = self.source(call)?;
+        let size = source.found.content.len();
         let range = match call.header("x-cos-copy-source-range") {
             None => 0..size,
             Some(text) => {
@@ -85,7 +92,7 @@ impl Core {
         if range.end - range.start > self.config.limits.max_put {
             return Err(Failure::too_large(self.config.limits.max_put));
         }
-        let content = Content::new(source.content.slice(range));
+        let content = Content::new(source.found.content.slice(range));
         let files = self.store.stage(&content)?;
         let mut md5 = <md5::Md5 as md5::Digest>::new();
         content.pieces().for_each(|piece| md5::Digest::update(&mut md5, piece));
@@ -93,24 +100,42 @@ impl Core {
         let part = Part { crc: content.crc(), content, etag: etag.clone(), modified: call.now, files };
         self.store.put_part(call.bucket()?, call.key(), &id, number, part)?;
         let document = Writer::new("CopyPartResult").text("ETag", &format!("\"{etag}\"")).text("LastModified", &iso_date(call.now, true));
-        Ok(Answer { length: Length::Chunked, ..Answer::xml(document.finish()) })
+        Ok(source.named(Answer { length: Length::Chunked, ..Answer::xml(document.finish()) }))
     }
 
     /// The object that a copy reads, after its conditions.
-    fn source(&self, call: &Call) -> Outcome<(String, Vec<u8>, Arc<Object>)> {
+    fn source(&self, call: &Call) -> Outcome<Source> {
         let text = call.headers.get("x-cos-copy-source").map(super::meta::to_latin1).unwrap_or_default();
         let (bucket, key, version) = copy_source(&text, &self.config.service_hosts)?;
-        if version.is_some_and(|version| !version.is_empty()) {
-            return Err(Failure::new(404, "NoSuchVersion", "The bucket never had versions."));
-        }
-        let source = self.store.object(&bucket, &key)?;
-        match check(&call.headers, PREFIX, &source) {
+        let version = version.filter(|version| !version.is_empty());
+        let found = self.store.object(&bucket, &key, version.as_deref().and_then(VersionId::parse))?;
+        match check(&call.headers, PREFIX, &found) {
             Verdict::Holds => {}
             Verdict::NotModified => return Err(Failure::precondition("x-cos-copy-source-If-None-Match or -If-Modified-Since")),
             Verdict::Fails(header) => return Err(Failure::precondition(header)),
         }
-        source.meta.check_customer_key(&call.headers, PREFIX)?;
-        Ok((bucket, key, source))
+        found.check_readable()?;
+        found.meta.check_customer_key(&call.headers, PREFIX)?;
+        Ok(Source { bucket, key, version, found })
+    }
+}
+
+/// What a copy reads.
+struct Source {
+    bucket: String,
+    key: Vec<u8>,
+    /// As it was named.
+    version: Option<String>,
+    found: Found,
+}
+
+impl Source {
+    /// Says which version was copied, if one was named.
+    fn named(&self, answer: Answer) -> Answer {
+        match &self.version {
+            Some(id) => answer.header("x-cos-copy-source-version-id", id),
+            None => answer,
+        }
     }
 }
 

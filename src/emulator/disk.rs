@@ -3,14 +3,16 @@
 //! ```text
 //! data/<id>                          bytes of an object, a part or an append; written once, owned by one record
 //! buckets/<bucket>/bucket.json       its settings
-//! buckets/<bucket>/objects/<sha256 of the key>.json
+//! buckets/<bucket>/objects/<sha256 of the key>.json            the null version, an object or a delete marker
+//! buckets/<bucket>/objects/<sha256 of the key>.<made>.json     any other version
 //! buckets/<bucket>/uploads/<upload id>.json, <upload id>.<part number>.json
 //! ```
 //!
 //! Bytes are written first, then the record that owns them appears whole, by rename; what is replaced goes last. A process killed in between
-//! leaves bytes that nobody owns, removed at the next start. Nothing is synced: a killed process loses nothing, a killed host may.
+//! leaves bytes that nobody owns, removed at the next start. The order of a key's versions is in the records, and what the key shows follows
+//! from it. Nothing is synced: a killed process loses nothing, a killed host may.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use sha2::{Digest as _, Sha256};
 use super::auth::hex;
 use super::content::Content;
 use super::state::{Bucket, BucketConfig, Object, Part, Upload};
+use super::versions::{Marker, Stamp, Version};
 
 /// The directory and the next free name in it.
 #[derive(Debug)]
@@ -39,6 +42,14 @@ struct Keyed<T> {
     key: String,
     #[serde(flatten)]
     record: T,
+}
+
+/// A version as its record holds it; an object has an ETag and more, which tells the two apart.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Record {
+    Object(Box<Object>),
+    Marker(Marker),
 }
 
 impl<T> Keyed<T> {
@@ -80,13 +91,22 @@ impl Disk {
     }
 
     fn load_objects(&self, path: &Path, bucket: &mut Bucket, owned: &mut HashSet<String>) -> io::Result<()> {
+        let mut stacks: HashMap<Vec<u8>, Vec<Version>> = HashMap::new();
         for entry in fs::read_dir(path.join("objects"))? {
-            let Some(keyed) = read_json::<Keyed<Object>>(&entry?.path())? else { continue };
+            let Some(keyed) = read_json::<Keyed<Record>>(&entry?.path())? else { continue };
             let key = keyed.key();
-            let mut object = keyed.record;
-            object.content = self.read(&object.files)?;
-            owned.extend(object.files.iter().cloned());
-            bucket.objects.insert(key.into(), Arc::new(object));
+            let version = match keyed.record {
+                Record::Object(mut object) => {
+                    object.content = self.read(&object.files)?;
+                    owned.extend(object.files.iter().cloned());
+                    Version::Object(Arc::new(*object))
+                }
+                Record::Marker(marker) => Version::Marker(marker),
+            };
+            stacks.entry(key).or_default().push(version);
+        }
+        for (key, versions) in stacks {
+            bucket.load(&key, versions);
         }
         Ok(())
     }
@@ -146,8 +166,10 @@ impl Disk {
         self.root.join("buckets").join(name)
     }
 
-    fn object(&self, bucket: &str, key: &[u8]) -> PathBuf {
-        self.bucket(bucket).join("objects").join(format!("{}.json", hex(&Sha256::digest(key))))
+    fn version(&self, bucket: &str, key: &[u8], stamp: Stamp) -> PathBuf {
+        let key = hex(&Sha256::digest(key));
+        let name = if stamp.null { format!("{key}.json") } else { format!("{key}.{:016x}.json", stamp.made) };
+        self.bucket(bucket).join("objects").join(name)
     }
 
     pub(super) fn put_bucket(&self, name: &str, config: &BucketConfig) -> io::Result<()> {
@@ -160,12 +182,17 @@ impl Disk {
         fs::remove_dir_all(self.bucket(name))
     }
 
-    pub(super) fn put_object(&self, bucket: &str, key: &[u8], object: &Object) -> io::Result<()> {
-        write_json(&self.object(bucket, key), &keyed(key, object))
+    /// Writes a version; a null version takes the place of the one there was.
+    pub(super) fn put_version(&self, bucket: &str, key: &[u8], version: &Version) -> io::Result<()> {
+        let path = self.version(bucket, key, version.stamp());
+        match version {
+            Version::Object(object) => write_json(&path, &keyed(key, &**object)),
+            Version::Marker(marker) => write_json(&path, &keyed(key, marker)),
+        }
     }
 
-    pub(super) fn delete_object(&self, bucket: &str, key: &[u8]) -> io::Result<()> {
-        fs::remove_file(self.object(bucket, key))
+    pub(super) fn delete_version(&self, bucket: &str, key: &[u8], stamp: Stamp) -> io::Result<()> {
+        fs::remove_file(self.version(bucket, key, stamp))
     }
 
     pub(super) fn put_upload(&self, bucket: &str, key: &[u8], id: &str, upload: &Upload) -> io::Result<()> {

@@ -59,6 +59,15 @@ impl Failure {
         Self::new(404, "NoSuchKey", "The specified key does not exist.")
     }
 
+    pub(super) fn no_such_version() -> Self {
+        Self::new(404, "NoSuchVersion", "The specified version does not exist.")
+    }
+
+    /// A version that is a delete marker was to be read.
+    pub(super) fn marker() -> Self {
+        Self::new(405, "MethodNotAllowed", "The specified version is a delete marker.")
+    }
+
     pub(super) fn no_such_bucket() -> Self {
         Self::new(404, "NoSuchBucket", "The specified bucket does not exist.")
     }

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::acl::Acl;
-use super::admin::parse_rules;
+use super::admin::{parse_rates, parse_rules};
 use super::auth::hex;
 use super::buckets::check_name;
 use super::clock;
@@ -26,8 +26,10 @@ use super::error::{Failure, Outcome};
 use super::fault::{Faults, Rule};
 use super::log::{Counters, LogEntry};
 use super::meta::{Meta, header_map, to_latin1};
-use super::server::{Core, LinkSpeed, accept};
+use super::server::{Core, LinkSpeed, accept_while};
 use super::state::{BucketConfig, Object, Store};
+use super::throttle::Rates;
+use super::versions::{Version, Versioning};
 
 /// A running emulator. Dropping it stops it and resets its connections.
 #[derive(Debug)]
@@ -35,6 +37,7 @@ pub struct Server {
     core: Arc<Core>,
     addr: SocketAddr,
     secure: bool,
+    reachable: watch::Sender<bool>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -63,6 +66,15 @@ impl StoredObject {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
+}
+
+/// A version of an object, or a delete marker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredVersion {
+    /// Its id, `null` if it was made while no versions were kept.
+    pub id: String,
+    /// Its bytes; None for a delete marker.
+    pub body: Option<Bytes>,
 }
 
 /// An unfinished upload as the emulator holds it.
@@ -94,7 +106,8 @@ impl Server {
         let addr = listener.local_addr()?;
         let core = Arc::new(Core::new(config, store, faults));
         let (stop, stopped) = oneshot::channel();
-        let mut server = Self { core, addr, secure: tls.is_some(), stop: Some(stop), thread: None };
+        let (reachable, is_reachable) = watch::channel(true);
+        let mut server = Self { core, addr, secure: tls.is_some(), reachable, stop: Some(stop), thread: None };
         for (name, region) in &server.core.config.buckets {
             if !server.core.store.all(|buckets| buckets.contains_key(name)) {
                 server.create_bucket(name, region)?;
@@ -108,7 +121,7 @@ impl Server {
             runtime.block_on(async move {
                 let Ok(listener) = TcpListener::from_std(listener) else { return };
                 tokio::select! {
-                    () = accept(core, listener, tls) => {}
+                    () = accept_while(is_reachable, core, listener, tls) => {}
                     _ = stopped => {}
                 }
             });
@@ -140,6 +153,14 @@ impl Server {
         parse_rules(text.as_bytes()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
+    /// Reads request rates from JSON; the string `"documented"` means COS's own.
+    ///
+    /// # Errors
+    /// The text is none; the message says why.
+    pub fn parse_rates(text: &str) -> io::Result<Rates> {
+        parse_rates(text.as_bytes()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+
     /// Sums by operation since the start or the last [`Server::clear_log`].
     pub fn counters(&self) -> Counters {
         self.core.log.counters()
@@ -160,6 +181,11 @@ impl Server {
         *self.core.accounts.write() = accounts;
     }
 
+    /// Whether the server can be reached: if not, its connections end and new ones are refused, as while it is started anew. It forgets nothing.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.reachable.send_replace(reachable);
+    }
+
     /// How long every answer takes from now on.
     pub fn set_latency(&self, latency: Duration) {
         self.core.link.write().latency = latency;
@@ -169,6 +195,11 @@ impl Server {
     pub fn set_bandwidth(&self, bandwidth: Option<u64>) {
         let mut link = self.core.link.write();
         *link = LinkSpeed::new(link.latency, bandwidth);
+    }
+
+    /// Puts request rates in force; the default is none.
+    pub fn set_rates(&self, rates: Rates) {
+        self.core.throttle.set(rates);
     }
 
     /// Creates a bucket.
@@ -201,18 +232,20 @@ impl Server {
     }
 
     fn place(&self, bucket: &str, key: &[u8], content: Content, etag: String, headers: &[(&str, &str)]) -> Outcome<()> {
-        let meta = Meta::from_request(&header_map(headers)?, &self.core.config.limits)?;
+        let mut meta = Meta::from_request(&header_map(headers)?, &self.core.config.limits)?;
+        meta.settle_class(self.core.store.bucket(bucket, |bucket| Ok(bucket.config.multi_az))?)?;
         let files = self.core.store.stage(&content)?;
         let crc = Some(content.crc());
-        let object = Object { content, etag, crc, modified: clock::unix_now(), appendable: false, meta, files };
+        let object = Object { content, etag, crc, modified: clock::unix_now(), meta, files, ..Object::default() };
         self.core.store.put(bucket, key, object, |_| Ok(())).map(drop)
     }
 
     /// An object; None if the bucket or the key is missing.
     pub fn get(&self, bucket: &str, key: impl AsRef<[u8]>) -> Option<StoredObject> {
-        let object = self.core.store.object(bucket, key.as_ref()).ok()?;
+        let object = self.core.store.object(bucket, key.as_ref(), None).ok()?;
         let mut headers = hyper::HeaderMap::new();
         object.meta.describe(&mut headers);
+        object.describe_restore(&mut headers);
         Some(StoredObject {
             body: object.content.to_bytes(),
             headers: headers.iter().map(|(name, value)| (name.as_str().to_owned(), to_latin1(value))).collect(),
@@ -226,12 +259,34 @@ impl Server {
 
     /// Changes when an object was last modified, for tests of old ones; false if it is missing.
     pub fn set_last_modified(&self, bucket: &str, key: impl AsRef<[u8]>, seconds: u64) -> bool {
-        self.core.store.update(bucket, key.as_ref(), |before| Ok(Object { modified: seconds, ..before.clone() })).is_ok()
+        self.core.store.update(bucket, key.as_ref(), None, |before| Ok(Object { modified: seconds, ..before.clone() })).is_ok()
     }
 
-    /// Removes an object, as somebody else would; false if it was not there.
+    /// Removes an object, as somebody else would: where versions are kept it stays under a delete marker. False if it was not there.
     pub fn delete(&self, bucket: &str, key: impl AsRef<[u8]>) -> bool {
-        self.core.store.delete(bucket, key.as_ref()).unwrap_or(false)
+        self.core.store.delete(bucket, key.as_ref(), None).is_ok_and(|deleted| deleted.existed)
+    }
+
+    /// Enables or suspends a bucket's versioning; false if the bucket is missing, or if that would be its end.
+    pub fn set_versioning(&self, bucket: &str, versioning: Versioning) -> bool {
+        versioning != Versioning::Never && self.core.store.configure(bucket, |config| config.versioning = versioning).is_ok()
+    }
+
+    /// Ends every restore of an archived object that is under way, as if its time had passed; false if the bucket is missing.
+    pub fn finish_restores(&self, bucket: &str) -> bool {
+        self.core.store.finish_restores(bucket).is_ok()
+    }
+
+    /// The versions and delete markers of a key, newest first.
+    pub fn versions(&self, bucket: &str, key: impl AsRef<[u8]>) -> Vec<StoredVersion> {
+        let one = |version: Version| StoredVersion {
+            id: version.stamp().id(),
+            body: match version {
+                Version::Object(object) => Some(object.content.to_bytes()),
+                Version::Marker(_) => None,
+            },
+        };
+        self.core.store.bucket(bucket, |bucket| Ok(bucket.stack(key.as_ref()).map(one).collect())).unwrap_or_default()
     }
 
     /// The keys that begin so, in order; what is not UTF-8 is shown with U+FFFD.

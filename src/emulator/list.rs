@@ -55,6 +55,8 @@ impl Core {
                         .text("DisplayName", OWNER_UIN)
                         .close()
                         .text("StorageClass", &object.meta.class)
+                        .optional("StorageTier", object.meta.tier())
+                        .optional("RestoreStatus", object.restore_status())
                         .close()
                 });
             Ok((document.finish(), state.config.region.clone()))

@@ -76,6 +76,8 @@ pub struct Count {
     pub requests: u64,
     /// Answers of 400 and above, and requests without an answer.
     pub errors: u64,
+    /// Those of them that were above a request rate.
+    pub throttled: u64,
     /// Bytes of requests' bodies.
     pub bytes_in: u64,
     /// Bytes of answers' bodies.
@@ -98,6 +100,7 @@ impl Counters {
         self.0.values().fold(Count::default(), |sum, one| Count {
             requests: sum.requests + one.requests,
             errors: sum.errors + one.errors,
+            throttled: sum.throttled + one.throttled,
             bytes_in: sum.bytes_in + one.bytes_in,
             bytes_out: sum.bytes_out + one.bytes_out,
         })
@@ -194,6 +197,11 @@ impl Record {
         if status == 0 || status >= 400 {
             self.counters.lock().0.entry(self.fixed.op).or_default().errors += 1;
         }
+    }
+
+    /// The request was above a request rate.
+    pub(super) fn throttled(&self) {
+        self.counters.lock().0.entry(self.fixed.op).or_default().throttled += 1;
     }
 
     /// The answer is complete or given up.

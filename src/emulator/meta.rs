@@ -113,6 +113,22 @@ impl Meta {
         Ok(())
     }
 
+    /// Fits the class to the bucket: one of several zones has classes of its own, and its default is one of them.
+    pub(super) fn settle_class(&mut self, multi_az: bool) -> Outcome<()> {
+        if multi_az && self.class == "STANDARD" {
+            self.class = "MAZ_STANDARD".to_owned();
+        }
+        if self.class.starts_with("MAZ_") == multi_az {
+            return Ok(());
+        }
+        Err(Failure::new(400, "NotSupportedStorageClass", format!("The storage class {} does not fit the bucket.", self.class)))
+    }
+
+    /// The tier of a class that has tiers. Nothing here grows old enough for another.
+    pub(super) fn tier(&self) -> Option<&'static str> {
+        self.class.ends_with("INTELLIGENT_TIERING").then_some("FREQUENT")
+    }
+
     /// The tags of `x-cos-tagging`.
     pub(super) fn take_tags(&mut self, headers: &HeaderMap) -> Outcome<()> {
         let pairs = text(headers, "x-cos-tagging").unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
@@ -129,10 +145,11 @@ impl Meta {
                 out.insert(name, value);
             }
         }
-        if self.class != "STANDARD"
-            && let Ok(class) = HeaderValue::from_str(&self.class)
-        {
-            out.insert("x-cos-storage-class", class);
+        if self.class != "STANDARD" {
+            insert_text(out, "x-cos-storage-class", &self.class);
+        }
+        if let Some(tier) = self.tier() {
+            insert_text(out, "x-cos-storage-tier", tier);
         }
         self.describe_encryption(out);
     }
@@ -207,6 +224,13 @@ pub(super) fn check_tags(tags: Vec<(String, String)>, most: usize) -> Outcome<Ve
         return Err(Failure::new(400, "InvalidTag", format!("At most {most} tags, keys of 1 to 128 characters, values of up to 256.")));
     }
     Ok(tags)
+}
+
+/// Adds a header, if its value can be one.
+pub(super) fn insert_text(out: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        out.insert(name, value);
+    }
 }
 
 /// A header that is plain text.

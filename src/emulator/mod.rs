@@ -1,7 +1,8 @@
 //! An independent COS server for tests and the demo.
 //!
 //! It speaks the COS protocol as documented: signatures, path and virtual-hosted style, objects, listings, multipart uploads, copies,
-//! appends, tags and ACLs, with COS's limits and error codes; and it fails on request, in every way a test may want ([`Rule`], [`Action`]).
+//! appends, versions, archived objects, tags and ACLs, with COS's limits and error codes; it throttles where it is told to ([`Rates`]), and
+//! it fails on request, in every way a test may want ([`Rule`], [`Action`]).
 //! It shares no code with `store`, so that one reading of the documents checks the other.
 //!
 //! [`Server::start`] returns when the server listens; it runs on threads of its own, so callers need no runtime, and dropping it ends it with
@@ -17,11 +18,13 @@
 //! # std::io::Result::Ok(())
 //! ```
 //!
-//! Not here: versions, archive and restore, CORS, symlink objects, metadata-accelerated buckets; those are answered 501.
+//! Not here: CORS, symlink objects, object lock, metadata-accelerated buckets; those are answered 501, CORS as if none were configured.
+//! `docs/emulator.md` has the whole list.
 
 mod acl;
 mod admin;
 mod answer;
+mod archive;
 mod auth;
 mod buckets;
 mod call;
@@ -37,6 +40,7 @@ mod face;
 mod fault;
 mod link;
 mod list;
+mod list_versions;
 mod log;
 mod meta;
 mod multipart;
@@ -45,10 +49,14 @@ mod op;
 mod server;
 mod state;
 mod target;
+mod throttle;
+mod versions;
 mod xml;
 
-pub use config::{Account, Config, Limits, Tls, Token};
-pub use face::{Server, StoredObject, StoredUpload};
+pub use config::{Account, Config, Limits, Restoring, Tls, Token};
+pub use face::{Server, StoredObject, StoredUpload, StoredVersion};
 pub use fault::{Action, Faults, Rule, RuleState};
 pub use log::{Count, Counters, LogEntry};
 pub use op::Op;
+pub use throttle::{Rates, Throttled};
+pub use versions::Versioning;

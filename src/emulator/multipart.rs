@@ -14,8 +14,7 @@ use super::content::{Content, combine_crc};
 use super::copy::iso_date;
 use super::error::{Failure, Outcome};
 use super::list::{Encoding, Step, after_prefix, common_prefix, delimiter, page_size};
-use super::meta::Meta;
-use super::objects::check_key;
+use super::objects::{check_key, forbids};
 use super::server::Core;
 use super::state::{Object, Part, Upload};
 use super::xml::{self, Element, Writer};
@@ -23,7 +22,7 @@ use super::xml::{self, Element, Writer};
 impl Core {
     pub(super) fn initiate_upload(&self, call: &Call) -> Outcome<Answer> {
         check_key(call.key(), self.config.limits.max_key)?;
-        let meta = Meta::from_request(&call.headers, &self.config.limits)?;
+        let meta = self.new_meta(call)?;
         let id = format!("{:010}{}{}", call.now, self.random_hex(), self.random_hex());
         let bucket = call.bucket()?;
         let upload = Upload { initiated: call.now, meta: meta.clone(), parts: BTreeMap::new() };
@@ -48,10 +47,10 @@ impl Core {
     pub(super) async fn upload_part(&self, call: &mut Call) -> Outcome<Answer> {
         call.require_length()?;
         let (number, id) = self.part_of(call)?;
+        let meta = self.store.upload(call.bucket()?, call.key(), &id, |upload| Ok(upload.meta.clone()))?;
+        meta.check_customer_key(&call.headers, "x-cos-")?;
         let received = call.receive(self.config.limits.max_put).await?;
         let files = self.store.stage(&received.content)?;
-        let meta = self.store.upload(call.bucket()?, call.key(), &id, |upload| Ok(upload.meta.clone()));
-        let meta = meta.inspect_err(|_| self.store.unstage(&files))?;
         let etag = self.etag_of(&meta, &received);
         let crc = received.crc;
         let part = Part { content: received.content, etag: etag.clone(), crc, modified: call.now, files };
@@ -67,11 +66,10 @@ impl Core {
         let (bucket, key) = (call.bucket()?, call.key());
         self.store.upload(bucket, key, &id, |_| Ok(()))?;
         let wanted = part_list(&xml::parse(&document, "CompleteMultipartUpload")?)?;
-        let forbid = call.header("x-cos-forbid-overwrite").is_some_and(|value| value.eq_ignore_ascii_case("true"));
         let etag = format!("{}-{}", self.random_hex(), wanted.len());
         let object = self.store.complete(bucket, key, &id, |bucket, upload| {
-            if forbid && bucket.objects.contains_key(key) {
-                return Err(Failure::already_exists());
+            if forbids(call) {
+                bucket.check_absent(key)?;
             }
             assemble(upload, &wanted, self.config.limits.min_part, etag, call.now)
         })?;
@@ -81,7 +79,7 @@ impl Core {
             .text("Bucket", bucket)
             .text("Key", &text)
             .text("ETag", &format!("\"{}\"", object.etag));
-        let mut answer = Answer { length: Length::Chunked, ..Answer::xml(xml.finish()).crc(object.crc) };
+        let mut answer = Answer { length: Length::Chunked, ..Answer::xml(xml.finish()).crc(object.crc).version(object.version.as_deref()) };
         object.meta.describe_encryption(&mut answer.headers);
         Ok(answer)
     }
@@ -238,7 +236,8 @@ fn assemble(upload: &Upload, wanted: &[(u32, String)], min_part: u64, etag: Stri
         pieces.extend(part.content.pieces().cloned());
         files.extend(part.files.iter().cloned());
     }
-    Ok(Object { content: Content::new(pieces), etag, crc: Some(crc), modified: now, appendable: false, meta: upload.meta.clone(), files })
+    let (content, meta) = (Content::new(pieces), upload.meta.clone());
+    Ok(Object { content, etag, crc: Some(crc), modified: now, meta, files, ..Object::default() })
 }
 
 /// 32 hex digits of anything.

@@ -20,12 +20,13 @@ use super::error::{Failure, Outcome};
 use super::fault::Action;
 use super::meta::{Meta, check_tags, traffic_limit};
 use super::server::Core;
-use super::state::Object;
+use super::state::{Bucket, BucketConfig, Object};
+use super::versions::{Deleted, Found, VersionId, Versioning};
 use super::xml::{self, Element, Writer};
 
 impl Core {
     pub(super) fn head_object(&self, call: &Call) -> Outcome<Answer> {
-        let object = self.store.object(call.bucket()?, call.key())?;
+        let object = self.store.object(call.bucket()?, call.key(), call.version())?;
         match check(&call.headers, "", &object) {
             Verdict::Holds => {}
             Verdict::NotModified => return Ok(Answer { length: Length::None, ..Answer::new(StatusCode::NOT_MODIFIED) }),
@@ -38,7 +39,7 @@ impl Core {
     }
 
     pub(super) fn get_object(&self, call: &Call) -> Outcome<Answer> {
-        let object = self.store.object(call.bucket()?, call.key())?;
+        let object = self.store.object(call.bucket()?, call.key(), call.version())?;
         match check(&call.headers, "", &object) {
             Verdict::Holds => {}
             Verdict::NotModified => {
@@ -47,6 +48,7 @@ impl Core {
             }
             Verdict::Fails(header) => return Err(Failure::precondition(header)),
         }
+        object.check_readable()?;
         object.meta.check_customer_key(&call.headers, "x-cos-")?;
         let size = object.content.len();
         let mut answer = described(&object);
@@ -75,26 +77,30 @@ impl Core {
     pub(super) async fn put_object(&self, call: &mut Call) -> Outcome<Answer> {
         call.require_length()?;
         check_key(call.key(), self.config.limits.max_key)?;
-        let meta = Meta::from_request(&call.headers, &self.config.limits)?;
+        let meta = self.new_meta(call)?;
         self.forbid_overwrite(call)?;
         let received = call.receive(self.config.limits.max_put).await?;
         let etag = self.etag_of(&meta, &received);
         let files = self.store.stage(&received.content)?;
-        let object =
-            Object { content: received.content, etag, crc: Some(received.crc), modified: call.now, appendable: false, meta, files };
-        let forbid = forbids(call);
-        let object = self.store.put(call.bucket()?, call.key(), object, |before| {
-            if forbid && before.is_some() { Err(Failure::already_exists()) } else { Ok(()) }
-        })?;
-        let mut answer = Answer::ok().etag(&object.etag).crc(object.crc);
+        let (content, crc) = (received.content, Some(received.crc));
+        let object = Object { content, etag, crc, modified: call.now, meta, files, ..Object::default() };
+        let check = |bucket: &Bucket| if forbids(call) { bucket.check_absent(call.key()) } else { Ok(()) };
+        let object = self.store.put(call.bucket()?, call.key(), object, check)?;
+        let mut answer = Answer::ok().etag(&object.etag).crc(object.crc).version(object.version.as_deref());
         object.meta.describe_encryption(&mut answer.headers);
         Ok(answer)
     }
 
+    /// What a request gives a new object.
+    pub(super) fn new_meta(&self, call: &Call) -> Outcome<Meta> {
+        let mut meta = Meta::from_request(&call.headers, &self.config.limits)?;
+        meta.settle_class(self.store.bucket(call.bucket()?, |bucket| Ok(bucket.config.multi_az))?)?;
+        Ok(meta)
+    }
+
     /// Refuses a forbidden overwrite before the body is read.
-    pub(super) fn forbid_overwrite(&self, call: &Call) -> Outcome<()> {
-        let exists = self.store.bucket(call.bucket()?, |bucket| Ok(bucket.objects.contains_key(call.key())))?;
-        if exists && forbids(call) { Err(Failure::already_exists()) } else { Ok(()) }
+    fn forbid_overwrite(&self, call: &Call) -> Outcome<()> {
+        if forbids(call) { self.store.bucket(call.bucket()?, |bucket| bucket.check_absent(call.key())) } else { Ok(()) }
     }
 
     /// The MD5 of the bytes, unless encryption hides it.
@@ -107,7 +113,8 @@ impl Core {
         check_key(call.key(), self.config.limits.max_key)?;
         let position = call.target.query.text("position").and_then(|text| text.parse::<u64>().ok());
         let position = position.ok_or_else(|| Failure::invalid_argument("The position is missing or no number."))?;
-        let meta = Meta::from_request(&call.headers, &self.config.limits)?;
+        let meta = self.new_meta(call)?;
+        self.store.bucket(call.bucket()?, |bucket| check_appendable(&bucket.config, &meta))?;
         let limit = self.config.limits.max_put;
         let received = call.receive(limit).await?;
         let mut sha1 = Sha1::new();
@@ -117,7 +124,7 @@ impl Core {
         let etag = self.random_hex();
         let staged = files.clone();
         let appended = if self.store.bucket(bucket, |bucket| Ok(bucket.objects.contains_key(key)))? {
-            self.store.update(bucket, key, |before| {
+            self.store.update(bucket, key, None, |before| {
                 if !before.appendable {
                     return Err(Failure::new(409, "ObjectNotAppendable", "The object is not appendable."));
                 }
@@ -137,10 +144,11 @@ impl Core {
                 })
             })
         } else {
-            let object = Object { content: received.content, etag, crc: Some(received.crc), modified: now, appendable: true, meta, files };
-            self.store.put(bucket, key, object, |before| {
+            let (content, crc) = (received.content, Some(received.crc));
+            let object = Object { content, etag, crc, modified: now, appendable: true, meta, files, ..Object::default() };
+            self.store.put(bucket, key, object, |bucket| {
                 check_position(position, 0)?;
-                if before.is_some() { Err(Failure::path_conflict()) } else { Ok(()) }
+                if bucket.objects.contains_key(key) { Err(Failure::path_conflict()) } else { Ok(()) }
             })
         };
         let object = appended.inspect_err(|_| self.store.unstage(&staged))?;
@@ -151,35 +159,55 @@ impl Core {
     }
 
     pub(super) fn delete_object(&self, call: &Call) -> Outcome<Answer> {
-        self.store.delete(call.bucket()?, call.key())?;
-        Ok(Answer::no_content())
+        let deleted = self.store.delete(call.bucket()?, call.key(), call.version())?;
+        let named = call.target.query.text("versionId").filter(|id| !id.is_empty());
+        let answer = Answer::no_content().version(named.as_deref().or(deleted.marker.as_deref()));
+        Ok(if deleted.marker.is_some() { answer.header("x-cos-delete-marker", "true") } else { answer })
     }
 
     pub(super) async fn delete_many(&self, call: &mut Call) -> Outcome<Answer> {
         let document = call.guarded_document().await?;
         let tree = xml::parse(&document, "Delete")?;
         let quiet = tree.text_of("Quiet").is_some_and(|quiet| quiet.trim().eq_ignore_ascii_case("true"));
-        let keys: Vec<&str> = tree.all("Object").filter_map(|object| object.text_of("Key")).collect();
+        let named =
+            |object: &'_ Element| Some((object.text_of("Key")?.to_owned(), object.text_of("VersionId").unwrap_or_default().to_owned()));
+        let keys: Vec<(String, String)> = tree.all("Object").filter_map(named).collect();
         if keys.is_empty() || keys.len() > self.config.limits.max_delete {
             return Err(Failure::malformed_xml(format!("One to {} objects may be named.", self.config.limits.max_delete)));
         }
         let bucket = call.bucket()?;
         self.store.bucket(bucket, |_| Ok(()))?;
         let mut xml = Writer::new("DeleteResult");
-        for key in keys {
+        for (key, id) in &keys {
             // COS leaves keys with a leading slash where they are, and says nothing.
-            let outcome = if key.starts_with('/') { Ok(false) } else { self.store.delete(bucket, key.as_bytes()) };
+            let left = key.starts_with('/');
+            let outcome = if left { Ok(Deleted::default()) } else { self.store.delete(bucket, key.as_bytes(), VersionId::parse(id)) };
+            let id = Some(id.as_str()).filter(|id| !id.is_empty());
             xml = match outcome {
                 Ok(_) if quiet => xml,
-                Ok(_) => xml.open("Deleted").text("Key", key).close(),
-                Err(failure) => xml.open("Error").text("Key", key).text("Code", &failure.code).text("Message", &failure.message).close(),
+                Ok(deleted) => {
+                    let marker = deleted.marker.as_deref();
+                    xml.open("Deleted")
+                        .text("Key", key)
+                        .optional("VersionId", id)
+                        .optional("DeleteMarker", marker.map(|_| "true"))
+                        .optional("DeleteMarkerVersionId", marker)
+                        .close()
+                }
+                Err(failure) => xml
+                    .open("Error")
+                    .text("Key", key)
+                    .optional("VersionId", id)
+                    .text("Code", &failure.code)
+                    .text("Message", &failure.message)
+                    .close(),
             };
         }
         Ok(Answer::xml(xml.finish()))
     }
 
     pub(super) fn get_object_acl(&self, call: &Call) -> Outcome<Answer> {
-        let object = self.store.object(call.bucket()?, call.key())?;
+        let object = self.store.object(call.bucket()?, call.key(), call.version())?;
         Ok(match &object.meta.acl {
             Some(acl) => Answer::xml(acl.document()),
             None => Answer::xml(Acl::default().document()).header("x-cos-acl", "default"),
@@ -197,8 +225,8 @@ impl Core {
     }
 
     pub(super) fn get_object_tags(&self, call: &Call) -> Outcome<Answer> {
-        let object = self.store.object(call.bucket()?, call.key())?;
-        Ok(Answer::xml(tags_document(&object.meta.tags)))
+        let object = self.store.object(call.bucket()?, call.key(), call.version())?;
+        Ok(Answer::xml(tags_document(&object.meta.tags)).version(object.version.as_deref()))
     }
 
     pub(super) async fn put_object_tags(&self, call: &mut Call) -> Outcome<Answer> {
@@ -215,7 +243,7 @@ impl Core {
 
     /// Changes ACL or tags: the object stays the same version.
     fn change_meta(&self, call: &Call, change: impl FnOnce(&mut Meta)) -> Outcome<()> {
-        self.store.update(call.bucket()?, call.key(), |before| {
+        self.store.update(call.bucket()?, call.key(), call.version(), |before| {
             let mut object = before.clone();
             change(&mut object.meta);
             Ok(object)
@@ -225,10 +253,11 @@ impl Core {
 }
 
 /// The headers that HEAD and GET share.
-fn described(object: &Object) -> Answer {
+fn described(object: &Found) -> Answer {
     let mut answer = Answer::ok().header("content-type", "application/octet-stream").etag(&object.etag).crc(object.crc);
     object.meta.describe(&mut answer.headers);
-    answer.header("last-modified", &http_date(object.modified)).header("accept-ranges", "bytes")
+    object.describe_restore(&mut answer.headers);
+    answer.header("last-modified", &http_date(object.modified)).header("accept-ranges", "bytes").version(object.version.as_deref())
 }
 
 /// RFC 1123.
@@ -248,7 +277,22 @@ fn override_headers(call: &Call, answer: &mut Answer) -> Outcome<()> {
     Ok(())
 }
 
-fn forbids(call: &Call) -> bool {
+/// Appends go only where each object is one object in one place (COS API, APPEND Object, which names the cases but not the codes).
+fn check_appendable(bucket: &BucketConfig, meta: &Meta) -> Outcome<()> {
+    if bucket.versioning != Versioning::Never {
+        return Err(Failure::new(409, "InvalidBucketState", "A bucket with versioning takes no appends."));
+    }
+    if bucket.multi_az {
+        return Err(Failure::new(400, "OAZOperationNotSupportOnMAZBucket", "A bucket of several zones takes no appends."));
+    }
+    if meta.tier().is_some() {
+        return Err(Failure::new(400, "NotSupportedStorageClass", "A class with tiers takes no appends."));
+    }
+    Ok(())
+}
+
+/// Whether a write may replace nothing.
+pub(super) fn forbids(call: &Call) -> bool {
     call.header("x-cos-forbid-overwrite").is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 

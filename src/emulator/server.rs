@@ -17,7 +17,9 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use parking_lot::{Mutex, RwLock};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answer, Body, Length};
@@ -36,6 +38,7 @@ use super::objects::http_date;
 use super::op::Op;
 use super::state::Store;
 use super::target::Target;
+use super::throttle::Throttle;
 use super::xml::Writer;
 
 /// What all connections share.
@@ -47,6 +50,7 @@ pub(super) struct Core {
     pub(super) log: Log,
     pub(super) accounts: RwLock<Vec<Account>>,
     pub(super) link: RwLock<LinkSpeed>,
+    pub(super) throttle: Throttle,
     serial: AtomicU64,
     /// Objects being written at this moment, by bucket and key.
     writing: Mutex<HashMap<(String, Vec<u8>), u32>>,
@@ -76,6 +80,7 @@ impl Core {
             log: Log::new(config.log_entries),
             accounts: RwLock::new(config.accounts.clone()),
             link: RwLock::new(LinkSpeed::new(config.latency, config.bandwidth)),
+            throttle: Throttle::new(config.rates.clone()),
             serial: AtomicU64::new(0),
             writing: Mutex::default(),
             config,
@@ -161,7 +166,10 @@ impl Core {
         let clock = call.now.saturating_add_signed(skew.unwrap_or(0));
         let outcome = match failed {
             Some(failure) => Err(failure),
-            None => self.authorised(&mut call, &parts.method, clock).await,
+            None => match self.admit(&call) {
+                Err(refused) => Err(refused),
+                Ok(()) => self.authorised(&mut call, &parts.method, clock).await,
+            },
         };
         if call.plan.has(&Action::LoseAnswer) {
             return reset(&call);
@@ -251,6 +259,11 @@ impl Core {
         None
     }
 
+    /// Counts a request against the rates.
+    fn admit(&self, call: &Call) -> Outcome<()> {
+        self.throttle.admit(call.target.op, call.target.bucket.as_deref().unwrap_or_default()).inspect_err(|_| call.record.throttled())
+    }
+
     fn is_written(&self, call: &Call) -> bool {
         let Some(bucket) = call.target.bucket.clone() else { return false };
         call.target.op.writes_object() && self.writing.lock().contains_key(&(bucket, call.target.key.clone()))
@@ -274,8 +287,9 @@ impl Core {
         let denied = || Failure::access_denied("Access Denied.");
         let op = call.target.op;
         let allowed = self.store.bucket(call.bucket().map_err(|_| denied())?, |bucket| {
-            let object = bucket.objects.get(call.key()).and_then(|object| object.meta.acl.as_ref());
-            let reads = object.map_or(bucket.config.acl.public_read(), super::acl::Acl::public_read);
+            let object = bucket.find(call.key(), call.version()).ok();
+            let own = object.as_ref().and_then(|object| object.meta.acl.as_ref());
+            let reads = own.map_or(bucket.config.acl.public_read(), super::acl::Acl::public_read);
             Ok((op.reads() && reads) || (op.public_write() && bucket.config.acl.public_write()))
         })?;
         if allowed { Ok(()) } else { Err(denied()) }
@@ -295,6 +309,7 @@ impl Core {
             }
             Op::DeleteBucketConfig => self.delete_bucket_config(call, &setting()),
             Op::ListObjects => self.list_objects(call),
+            Op::ListVersions => self.list_versions(call),
             Op::ListUploads => self.list_uploads(call),
             Op::DeleteMany => self.delete_many(call).await,
             Op::HeadObject => self.head_object(call),
@@ -308,6 +323,7 @@ impl Core {
             Op::GetObjectTagging => self.get_object_tags(call),
             Op::PutObjectTagging => self.put_object_tags(call).await,
             Op::DeleteObjectTagging => self.delete_object_tags(call),
+            Op::RestoreObject => self.restore_object(call).await,
             Op::InitiateUpload => self.initiate_upload(call),
             Op::UploadPart => self.upload_part(call).await,
             Op::CopyPart => self.copy_part(call),
@@ -395,11 +411,42 @@ impl Drop for Writing<'_> {
 
 /// Accepts connections for ever.
 pub(super) async fn accept(core: Arc<Core>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    // Dropped with this future, which ends all of them.
+    let mut connections = JoinSet::new();
     loop {
+        while connections.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(Arc::clone(&core).connection(stream, tls.clone()))),
+            Ok((stream, _)) => drop(connections.spawn(Arc::clone(&core).connection(stream, tls.clone()))),
             // Out of descriptors: some connection will end.
             Err(_) => clock::sleep(Duration::from_millis(10)).await,
         }
+    }
+}
+
+/// Accepts connections while the server is to be reachable. When it is not, its connections end and new ones are refused.
+pub(super) async fn accept_while(
+    mut reachable: watch::Receiver<bool>,
+    core: Arc<Core>,
+    mut listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+) {
+    loop {
+        let Ok(addr) = listener.local_addr() else { return };
+        tokio::select! {
+            () = accept(Arc::clone(&core), listener, tls.clone()) => {}
+            _ = reachable.wait_for(|reachable| !reachable) => {}
+        }
+        // Bound and not listening: refused, and nobody else takes the port meanwhile.
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let bound = socket.and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(addr)?;
+            Ok(socket)
+        });
+        if reachable.wait_for(|reachable| *reachable).await.is_err() {
+            return;
+        }
+        let Ok(again) = bound.and_then(|socket| socket.listen(1024)) else { return };
+        listener = again;
     }
 }

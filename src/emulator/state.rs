@@ -6,22 +6,24 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use super::acl::Acl;
+use super::archive::Restore;
 use super::clock;
 use super::content::Content;
 use super::disk::Disk;
 use super::error::{Failure, Outcome};
 use super::fault::Faults;
 use super::meta::Meta;
+use super::versions::{Deleted, Found, Marker, Stamp, Version, VersionId, Versioning};
 
 /// An object: immutable; a change puts another in its place.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Object {
     #[serde(skip)]
     pub(super) content: Content,
@@ -35,6 +37,12 @@ pub(super) struct Object {
     pub(super) meta: Meta,
     /// The files of its content; empty in memory.
     pub(super) files: Vec<String>,
+    /// Which version it is; the store sets it.
+    #[serde(default)]
+    pub(super) stamp: Stamp,
+    /// The last restore that was asked for, if it is archived.
+    #[serde(default)]
+    pub(super) restore: Option<Restore>,
 }
 
 /// A part of an upload.
@@ -62,11 +70,14 @@ pub(super) type Objects = BTreeMap<Box<[u8]>, Arc<Object>>;
 /// Uploads by key and id.
 pub(super) type Uploads = BTreeMap<(Vec<u8>, String), Upload>;
 
-/// A bucket and everything in it.
+/// A bucket and everything in it. What a key's versions are is in `versions.rs`.
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     pub(super) config: BucketConfig,
+    /// What each key shows.
     pub(super) objects: Objects,
+    /// What keys showed before, and their delete markers; oldest first, none empty.
+    pub(super) older: BTreeMap<Box<[u8]>, Vec<Version>>,
     pub(super) uploads: Uploads,
     /// What keys held before they changed, oldest first; kept only while a stale listing may be asked for.
     past: VecDeque<Change>,
@@ -82,6 +93,8 @@ pub(super) struct BucketConfig {
     /// Seconds since 1970.
     pub(super) created: u64,
     pub(super) multi_az: bool,
+    #[serde(default)]
+    pub(super) versioning: Versioning,
     pub(super) acl: Acl,
     pub(super) tags: Vec<(String, String)>,
     /// Other settings as they were put, by subresource.
@@ -148,6 +161,8 @@ impl<'a> View<'a> {
 pub(super) struct Store {
     disk: Option<Disk>,
     faults: Arc<Faults>,
+    /// The stamp of the newest version.
+    stamped: AtomicU64,
     buckets: RwLock<BTreeMap<String, Bucket>>,
 }
 
@@ -155,7 +170,10 @@ impl Store {
     /// Loads what the disk holds.
     pub(super) fn open(disk: Option<Disk>, faults: Arc<Faults>) -> std::io::Result<Self> {
         let buckets = disk.as_ref().map(Disk::load).transpose()?.unwrap_or_default();
-        Ok(Self { disk, faults, buckets: RwLock::new(buckets) })
+        let stacks = buckets.values().flat_map(|bucket: &Bucket| bucket.older.values().flatten().map(|version| version.stamp().made));
+        let shown = buckets.values().flat_map(|bucket| bucket.objects.values().map(|object| object.stamp.made));
+        let stamped = AtomicU64::new(stacks.chain(shown).max().unwrap_or(0));
+        Ok(Self { disk, faults, stamped, buckets: RwLock::new(buckets) })
     }
 
     /// Looks at all buckets.
@@ -168,9 +186,9 @@ impl Store {
         look(self.buckets.read().get(name).ok_or_else(Failure::no_such_bucket)?)
     }
 
-    /// One object.
-    pub(super) fn object(&self, bucket: &str, key: &[u8]) -> Outcome<Arc<Object>> {
-        self.bucket(bucket, |bucket| bucket.objects.get(key).cloned().ok_or_else(Failure::no_such_key))
+    /// What a key shows, or the version that is named.
+    pub(super) fn object(&self, bucket: &str, key: &[u8], id: Option<VersionId>) -> Outcome<Found> {
+        self.bucket(bucket, |bucket| bucket.find(key, id))
     }
 
     pub(super) fn create_bucket(&self, name: &str, config: BucketConfig, limit: usize) -> Outcome<()> {
@@ -191,8 +209,8 @@ impl Store {
     pub(super) fn delete_bucket(&self, name: &str) -> Outcome<()> {
         let mut buckets = self.buckets.write();
         let bucket = buckets.get(name).ok_or_else(Failure::no_such_bucket)?;
-        if !bucket.objects.is_empty() || !bucket.uploads.is_empty() {
-            return Err(Failure::new(409, "BucketNotEmpty", "The bucket holds objects or unfinished uploads."));
+        if !bucket.objects.is_empty() || !bucket.older.is_empty() || !bucket.uploads.is_empty() {
+            return Err(Failure::new(409, "BucketNotEmpty", "The bucket holds objects, versions, delete markers or unfinished uploads."));
         }
         if let Some(disk) = &self.disk {
             disk.delete_bucket(name).map_err(|e| Failure::internal(&e))?;
@@ -228,63 +246,92 @@ impl Store {
         }
     }
 
-    /// Makes an object visible if `check` agrees to what is there now. The object's files are removed if not.
-    pub(super) fn put(
-        &self,
-        name: &str,
-        key: &[u8],
-        object: Object,
-        check: impl FnOnce(Option<&Object>) -> Outcome<()>,
-    ) -> Outcome<Arc<Object>> {
+    /// Makes an object what its key shows, if `check` agrees to what is there now. The object's files are removed if not.
+    pub(super) fn put(&self, name: &str, key: &[u8], object: Object, check: impl FnOnce(&Bucket) -> Outcome<()>) -> Outcome<Found> {
         let mut buckets = self.buckets.write();
-        let object = Arc::new(object);
+        let files = object.files.clone();
         let put = || {
             let bucket = buckets.get_mut(name).ok_or_else(Failure::no_such_bucket)?;
-            check(bucket.objects.get(key).map(|o| &**o))?;
-            self.insert(name, bucket, key, Arc::clone(&object))
+            check(bucket)?;
+            self.insert(name, bucket, key, object)
         };
-        put().inspect_err(|_| self.unstage(&object.files))?;
-        Ok(object)
+        put().inspect_err(|_| self.unstage(&files))
     }
 
-    fn insert(&self, name: &str, bucket: &mut Bucket, key: &[u8], object: Arc<Object>) -> Outcome<()> {
+    fn insert(&self, name: &str, bucket: &mut Bucket, key: &[u8], object: Object) -> Outcome<Found> {
+        let object = Arc::new(Object { stamp: self.stamp(bucket), ..object });
+        self.push(name, bucket, key, Version::Object(Arc::clone(&object)))?;
+        Ok(Found { version: bucket.told(object.stamp), object })
+    }
+
+    /// Puts a version on top of its key, on disk first.
+    fn push(&self, name: &str, bucket: &mut Bucket, key: &[u8], version: Version) -> Outcome<()> {
         if let Some(disk) = &self.disk {
-            disk.put_object(name, key, &object).map_err(|e| Failure::internal(&e))?;
+            disk.put_version(name, key, &version).map_err(|e| Failure::internal(&e))?;
         }
-        let kept = Arc::clone(&object);
-        let before = bucket.objects.insert(key.into(), object);
-        if let Some(before) = &before {
-            let dropped: Vec<String> = before.files.iter().filter(|file| !kept.files.contains(file)).cloned().collect();
-            self.unstage(&dropped);
-        }
-        bucket.remember(&self.faults, key, before);
+        let before = bucket.objects.get(key).cloned();
+        let replaced = bucket.push(key, version);
+        self.changed(bucket, key, before, replaced.as_ref());
         Ok(())
     }
 
-    /// Replaces an object by a changed form of itself.
-    pub(super) fn update(&self, name: &str, key: &[u8], change: impl FnOnce(&Object) -> Outcome<Object>) -> Outcome<Arc<Object>> {
-        let mut buckets = self.buckets.write();
-        let bucket = buckets.get_mut(name).ok_or_else(Failure::no_such_bucket)?;
-        let object = Arc::new(change(bucket.objects.get(key).ok_or_else(Failure::no_such_key)?)?);
-        self.insert(name, bucket, key, Arc::clone(&object))?;
-        Ok(object)
+    /// The next version's stamp. The caller holds the lock, so no two are the same.
+    fn stamp(&self, bucket: &Bucket) -> Stamp {
+        let made = clock::unix_micros().max(self.stamped.load(Ordering::Relaxed) + 1);
+        self.stamped.store(made, Ordering::Relaxed);
+        Stamp { made, null: bucket.config.versioning != Versioning::Enabled }
     }
 
-    /// Removes an object; false if there was none.
-    pub(super) fn delete(&self, name: &str, key: &[u8]) -> Outcome<bool> {
+    /// Forgets the bytes of what is gone, and remembers for stale listings what a key showed, if it shows something else now.
+    fn changed(&self, bucket: &mut Bucket, key: &[u8], before: Option<Arc<Object>>, gone: Option<&Version>) {
+        self.unstage(gone.map_or(&[], Version::files));
+        let now = bucket.objects.get(key);
+        if before.as_ref().map(Arc::as_ptr) != now.map(Arc::as_ptr) {
+            bucket.remember(&self.faults, key, before);
+        }
+    }
+
+    /// Replaces an object by a changed form of itself, which stays the same version.
+    pub(super) fn update(
+        &self,
+        name: &str,
+        key: &[u8],
+        id: Option<VersionId>,
+        change: impl FnOnce(&Object) -> Outcome<Object>,
+    ) -> Outcome<Found> {
         let mut buckets = self.buckets.write();
         let bucket = buckets.get_mut(name).ok_or_else(Failure::no_such_bucket)?;
-        if !bucket.objects.contains_key(key) {
-            return Ok(false);
-        }
+        let before = bucket.find(key, id)?;
+        let object = Arc::new(Object { stamp: before.stamp, ..change(&before)? });
         if let Some(disk) = &self.disk {
-            disk.delete_object(name, key).map_err(|e| Failure::internal(&e))?;
+            disk.put_version(name, key, &Version::Object(Arc::clone(&object))).map_err(|e| Failure::internal(&e))?;
         }
-        if let Some(before) = bucket.objects.remove(key) {
-            self.unstage(&before.files);
-            bucket.remember(&self.faults, key, Some(before));
+        let before = bucket.objects.get(key).cloned();
+        bucket.replace(key, &object);
+        self.changed(bucket, key, before, None);
+        Ok(Found { version: bucket.told(object.stamp), object })
+    }
+
+    /// Deletes what a key shows, under a marker where versions are kept; or the version that is named, for good.
+    pub(super) fn delete(&self, name: &str, key: &[u8], id: Option<VersionId>) -> Outcome<Deleted> {
+        let mut buckets = self.buckets.write();
+        let bucket = buckets.get_mut(name).ok_or_else(Failure::no_such_bucket)?;
+        if id.is_none() && bucket.config.versioning != Versioning::Never {
+            let existed = bucket.objects.contains_key(key);
+            let stamp = self.stamp(bucket);
+            self.push(name, bucket, key, Version::Marker(Marker { stamp, modified: clock::unix_now() }))?;
+            return Ok(Deleted { existed, marker: Some(stamp.id()) });
         }
-        Ok(true)
+        let named = bucket.stack(key).find(|version| id.is_none_or(|id| id.names(version.stamp())));
+        let Some(version) = named else { return Ok(Deleted::default()) };
+        if let Some(disk) = &self.disk {
+            disk.delete_version(name, key, version.stamp()).map_err(|e| Failure::internal(&e))?;
+        }
+        let before = bucket.objects.get(key).cloned();
+        bucket.take(key, version.stamp());
+        self.changed(bucket, key, before, Some(&version));
+        let marker = matches!(version, Version::Marker(_)).then(|| version.stamp().id());
+        Ok(Deleted { existed: true, marker })
     }
 
     pub(super) fn begin_upload(&self, name: &str, key: &[u8], id: &str, upload: Upload) -> Outcome<()> {
@@ -325,15 +372,15 @@ impl Store {
         key: &[u8],
         id: &str,
         build: impl FnOnce(&Bucket, &Upload) -> Outcome<Object>,
-    ) -> Outcome<Arc<Object>> {
+    ) -> Outcome<Found> {
         let mut buckets = self.buckets.write();
         let bucket = buckets.get_mut(name).ok_or_else(Failure::no_such_bucket)?;
         let at = (key.to_vec(), id.to_owned());
         let upload = bucket.uploads.get(&at).ok_or_else(Failure::no_such_upload)?;
-        let object = Arc::new(build(bucket, upload)?);
-        self.insert(name, bucket, key, Arc::clone(&object))?;
-        self.forget_upload(name, bucket, &at, &object.files)?;
-        Ok(object)
+        let object = build(bucket, upload)?;
+        let found = self.insert(name, bucket, key, object)?;
+        self.forget_upload(name, bucket, &at, &found.files)?;
+        Ok(found)
     }
 
     pub(super) fn abort(&self, name: &str, key: &[u8], id: &str) -> Outcome<()> {

@@ -181,6 +181,7 @@ fn operation(method: &Method, bucket: bool, key: bool, query: &Query, headers: &
     if !key {
         return match (method.as_str(), subresource.as_str()) {
             ("GET", "uploads") => Op::ListUploads,
+            ("GET", "versions") => Op::ListVersions,
             ("POST", "delete") => Op::DeleteMany,
             ("GET", name) if CONFIGS.contains(&name) => Op::GetBucketConfig,
             ("PUT", name) if CONFIGS.contains(&name) => Op::PutBucketConfig,
@@ -201,6 +202,7 @@ fn operation(method: &Method, bucket: bool, key: bool, query: &Query, headers: &
         ("DELETE", "tagging") => Op::DeleteObjectTagging,
         ("POST", "uploads") => Op::InitiateUpload,
         ("POST", "append") => Op::AppendObject,
+        ("POST", "restore") => Op::RestoreObject,
         ("PUT", "partnumber" | "uploadid") if copies => Op::CopyPart,
         ("PUT", "partnumber" | "uploadid") => Op::UploadPart,
         ("POST", "uploadid") => Op::CompleteUpload,
@@ -296,7 +298,10 @@ mod tests {
         assert_eq!(target("GET", "b.x", "/?prefix=a&uploads=").op, Op::ListObjects);
         assert_eq!(target("PUT", "b.x", "/k?q-ak=1&sign=x&partNumber=1&uploadId=2").op, Op::UploadPart);
         assert_eq!(target("GET", "b.x", "/k?response-content-type=x&x-cos-security-token=y").op, Op::GetObject);
-        assert_eq!(target("GET", "b.x", "/?versions").op, Op::Other);
+        assert_eq!(target("GET", "b.x", "/?versions").op, Op::ListVersions);
+        assert_eq!(target("DELETE", "b.x", "/k?versionId=x").op, Op::DeleteObject);
+        assert_eq!(target("POST", "b.x", "/k?restore&versionId=x").op, Op::RestoreObject);
+        assert_eq!(target("GET", "b.x", "/?policy").op, Op::Other);
         assert_eq!(target("GET", "b.x", "/acl?acl").op, Op::GetObjectAcl);
     }
 

@@ -22,7 +22,6 @@ use std::{
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 
-use crate::fuse::errno::{errno, is_trouble};
 use crate::support::{Clock, Ctx, NoProgress};
 use crate::vfs::{Error, Result};
 
@@ -75,13 +74,13 @@ impl Dispatch {
             let mut work: Pin<Box<dyn Future<Output = Result<T>> + Send>> = Box::pin(work(cx.clone()));
             let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(Waker::noop()))));
             match polled {
-                Ok(Poll::Ready(result)) => finish(request, reply, result, answer),
+                Ok(Poll::Ready(result)) => answer(reply, result),
                 Ok(Poll::Pending) => drop(self.runtime.spawn(later(request, cx, reply, work, answer))),
-                Err(panic) => finish(request, reply, Err(panicked(request, &*panic)), answer),
+                Err(panic) => answer(reply, Err(panicked(&*panic))),
             }
         }));
         if let Err(panic) = ended {
-            panicked(request, &*panic);
+            lost(request, &*panic);
         }
     }
 }
@@ -96,11 +95,11 @@ async fn later<R, T>(
 ) {
     let result = match patiently(&cx, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(result)) => result,
-        Ok(Err(panic)) => Err(panicked(request, &*panic)),
+        Ok(Err(panic)) => Err(panicked(&*panic)),
         Err(stuck) => Err(stuck.into()),
     };
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| finish(request, reply, result, answer))) {
-        panicked(request, &*panic);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| answer(reply, result))) {
+        lost(request, &*panic);
     }
 }
 
@@ -120,24 +119,16 @@ async fn patiently<T>(cx: &Ctx, work: impl Future<Output = T>) -> std::result::R
     }
 }
 
-fn finish<R, T>(request: Request, reply: R, result: Result<T>, answer: impl FnOnce(R, Result<T>)) {
-    if let Err(error) = &result {
-        let Request { operation, ino, pid, uid, .. } = request;
-        let errno = errno(error);
-        if is_trouble(errno) {
-            tracing::warn!(operation, ino, pid, uid, errno = errno.code(), "{error}");
-        } else {
-            tracing::debug!(operation, ino, pid, uid, errno = errno.code(), "{error}");
-        }
-    }
-    answer(reply, result);
-}
-
-fn panicked(request: Request, panic: &(dyn Any + Send)) -> Error {
+/// What an operation that panicked ends with; whoever answers it logs it.
+fn panicked(panic: &(dyn Any + Send)) -> Error {
     let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
     let said = said.unwrap_or_else(|| "no message".to_owned());
-    tracing::error!(operation = request.operation, ino = request.ino, "an operation panicked, which is a defect of this program: {said}");
-    Error::Io("internal error; the log has more".to_owned())
+    Error::Io(format!("the operation panicked, which is a defect of this program: {said}").into())
+}
+
+/// The answer panicked, so nobody has logged it.
+fn lost(request: Request, panic: &(dyn Any + Send)) {
+    tracing::error!(operation = request.operation, ino = request.ino, "no answer: {}", panicked(panic));
 }
 
 #[cfg(test)]
@@ -145,6 +136,7 @@ mod tests {
     use tokio::sync::{mpsc, oneshot};
 
     use super::*;
+    use crate::fuse::errno::errno;
     use crate::support::SystemClock;
 
     /// Stands for fuser's reply objects: tells what was answered, and when it is dropped without an answer, that.

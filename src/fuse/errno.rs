@@ -48,10 +48,11 @@ mod tests {
 
     use super::*;
     use crate::support::NoProgress;
+    use crate::vfs::Why;
 
     #[test]
     fn each_error_has_its_errno() {
-        let text = || "why".to_owned();
+        let text = || Why::from("why");
         let table = [
             (Error::NotFound, Errno::ENOENT),
             (Error::Exists, Errno::EEXIST),

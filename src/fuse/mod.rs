@@ -9,10 +9,12 @@
 //! fuser logs through the `log` crate under the target `fuser`; this program installs no bridge for it, so the two lines that a directory
 //! reply of ours costs (`fuser::reply`: its own late answer is refused, see `dirents`) are not written.
 
+mod again;
 mod convert;
 mod dirents;
 mod dispatch;
 mod errno;
+mod failures;
 mod notify;
 mod ops;
 #[cfg(test)]
@@ -75,7 +77,8 @@ pub fn serve(
     notify: &KernelNotify,
 ) -> io::Result<Serving> {
     let own = File::from(device.as_fd().try_clone_to_owned()?);
-    let front = ops::Front::new(vfs, dispatch::Dispatch::new(runtime.clone(), clock, patience), own);
+    let failures = failures::Failures::new(runtime.clone(), Arc::clone(&clock));
+    let front = ops::Front::new(vfs, dispatch::Dispatch::new(runtime.clone(), clock, patience), failures, own);
     serve_with(front, device, access, notify)
 }
 

@@ -16,10 +16,12 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
+use crate::fuse::again::{Again, Asked};
 use crate::fuse::convert;
 use crate::fuse::dirents::{Page, Room, Style};
 use crate::fuse::dispatch::{self, Dispatch};
 use crate::fuse::errno::errno;
+use crate::fuse::failures::Failures;
 use crate::fuse::reply;
 use crate::support::Ctx;
 use crate::vfs::{Error, Fh, Ino, Owner, Result, SetAttr, StatFs, Vfs};
@@ -48,6 +50,8 @@ const WANTED: [(InitFlags, &str); 8] = [
 pub(super) struct Front {
     vfs: Arc<Vfs>,
     dispatch: Dispatch,
+    failures: Arc<Failures>,
+    again: Arc<Again>,
     /// The session's descriptor once more, for answers that fuser cannot encode.
     device: Arc<File>,
 }
@@ -65,8 +69,8 @@ pub(super) fn negotiate(config: &mut KernelConfig) {
 }
 
 impl Front {
-    pub(super) fn new(vfs: Arc<Vfs>, dispatch: Dispatch, device: File) -> Self {
-        Self { vfs, dispatch, device: Arc::new(device) }
+    pub(super) fn new(vfs: Arc<Vfs>, dispatch: Dispatch, failures: Arc<Failures>, device: File) -> Self {
+        Self { vfs, dispatch, failures, again: Arc::default(), device: Arc::new(device) }
     }
 
     fn run<R, T, F>(
@@ -82,7 +86,14 @@ impl Front {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let request = dispatch::Request { operation, ino: ino.0, pid: request.pid(), uid: request.uid(), gid: request.gid() };
-        self.dispatch.run(request, reply, |cx| work(Arc::clone(&self.vfs), cx), answer);
+        let (vfs, failures) = (Arc::clone(&self.vfs), Arc::clone(&self.failures));
+        let logged = move |reply, result: Result<T>| {
+            if let Err(error) = &result {
+                failures.note(request, error, || vfs.key_of(Ino(request.ino)));
+            }
+            answer(reply, result);
+        };
+        self.dispatch.run(request, reply, |cx| work(Arc::clone(&self.vfs), cx), logged);
     }
 
     /// Both kinds of READDIR: the entries are gathered in a [`Page`], which sends itself; fuser's object answers errors.
@@ -129,9 +140,14 @@ impl Filesystem for Front {
         Ok(())
     }
 
+    fn destroy(&mut self) {
+        self.failures.sum_up();
+    }
+
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.to_owned();
-        let work = |vfs: Arc<Vfs>, cx| async move { vfs.lookup(&cx, Ino(parent.0), &name).await };
+        let (again, asked) = (Arc::clone(&self.again), Asked::name(request.pid(), parent.0, &name));
+        let work = |vfs: Arc<Vfs>, cx| async move { again.unless_failed(&cx, asked, vfs.lookup(&cx, Ino(parent.0), &name)).await };
         self.run("lookup", (request, parent), reply, work, reply::lookup);
     }
 
@@ -259,7 +275,9 @@ impl Filesystem for Front {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let work = |vfs: Arc<Vfs>, cx| async move { vfs.read(&cx, Fh(fh.0), offset, size).await };
+        let asked = Asked::bytes(request.pid(), ino.0, offset..offset.saturating_add(u64::from(size)));
+        let again = Arc::clone(&self.again);
+        let work = |vfs: Arc<Vfs>, cx| async move { again.unless_failed(&cx, asked, vfs.read(&cx, Fh(fh.0), offset, size)).await };
         self.run("read", (request, ino), reply, work, reply::slices);
     }
 

@@ -54,7 +54,7 @@ pub struct HostDisk {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{} is in use by process {pid}: one mount per directory; name another one or unmount that mount", .path.display())]
+    #[error("{} is in use by process {pid}, and a directory is one mount's", .path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -79,12 +79,16 @@ pub enum OpenError {
     },
 }
 
-const LOCK: &str = ".lock";
 const TEMPORARY: &str = ".new";
 /// (A pipe is opened without waiting for its other end, and then refused.)
 const FILE: OFlag = OFlag::O_RDWR.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK);
 
+const LOCK: &str = HostDisk::LOCK;
+
 impl HostDisk {
+    /// The file in it that its owner has locked.
+    pub const LOCK: &str = ".lock";
+
     /// Makes the directory if it is not there, checks that it is ours alone, and takes its lock. Blocks briefly: called at start.
     ///
     /// # Errors
@@ -366,7 +370,7 @@ fn open_directory(path: &Path, missing: Missing) -> Result<File, OpenError> {
         return Err(refuse(format!("it belongs to user {}", stat.st_uid)));
     }
     if stat.st_mode & 0o022 != 0 {
-        return Err(refuse(format!("others may write to it (mode {:04o}); chmod go-w", stat.st_mode & 0o7777)));
+        return Err(refuse(format!("others may write to it (mode {:04o})", stat.st_mode & 0o7777)));
     }
     Ok(directory)
 }

@@ -1,12 +1,13 @@
 //! Builds the rooms, from the lowest up, and hands each what it needs.
 
 use std::{
+    io,
     path::Path,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use nix::{sys::statvfs::statvfs, unistd::gethostname};
 use sha2::{Digest, Sha256};
 use tokio::runtime::{Builder, Runtime};
@@ -14,10 +15,11 @@ use tokio::runtime::{Builder, Runtime};
 use crate::data::{self, Data};
 use crate::fuse::KernelNotify;
 use crate::local::{Disk, HostDisk, Ledger, OpenError};
+use crate::mount::advice::{self, Fault};
 use crate::mount::leftovers::{Leftovers, stale_spills};
 use crate::mount::settings::{Access, Settings, Source, Staging};
-use crate::store::cos::{Endpoints, Fixed};
-use crate::store::{self, Bucket, CosConfig, Kind, Service, Versioning};
+use crate::store::cos::{Endpoints, NoCredentials, Provider, open_credentials};
+use crate::store::{self, Bucket, BucketName, CosConfig, Kind, ListRequest, Service, Versioning, Way};
 use crate::support::{Budget, ByteSize, Clock, Ctx, Metrics, SystemClock, TaskGroup};
 use crate::vfs::{self, Vfs};
 
@@ -55,15 +57,11 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
     let tasks = Arc::new(TaskGroup::new(runtime.handle().clone()));
     // First, because a directory that another mount has is known at once, and a slow network is not.
     let staging = open_staging(settings)?;
-    let bucket = match connect(settings, &runtime, &clock, &metrics) {
-        Ok(bucket) => bucket,
-        Err(error) => {
-            // An empty directory is nothing to leave behind; one that stays harms nobody.
-            drop(staging.map(|disk| disk.retire()));
-            return Err(error);
-        }
-    };
-    let (ledger, leftovers) = runtime.block_on(open_ledgers(settings, staging.as_ref()))?;
+    let opened = runtime.block_on(async {
+        let bucket = connect(settings, &clock, &metrics).await?;
+        Ok((bucket, open_ledgers(settings, staging.as_ref()).await?))
+    });
+    let (bucket, (ledger, leftovers)) = opened.inspect_err(|_: &anyhow::Error| retire(staging.as_ref()))?;
     let budget = Budget::new(settings.memory_limit);
     let notify = KernelNotify::new();
     let context = runtime.enter();
@@ -91,13 +89,51 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
     Ok(Rooms { runtime, clock, tasks, staging, ledger, leftovers, bucket, data, notify, vfs })
 }
 
-/// The bucket, after one signed request.
-fn connect(settings: &Settings, runtime: &Runtime, clock: &Arc<dyn Clock>, metrics: &Metrics) -> anyhow::Result<Arc<dyn Bucket>> {
-    let _context = runtime.enter();
-    let service = service(&settings.store, metrics, clock)?;
-    let cx = Ctx::new(Arc::clone(clock), settings.io_timeout.min(STARTING), 0, 0);
+impl Rooms {
+    /// For a mount that fails after all: leaves nothing of this one behind, and what others left as it was.
+    pub(super) fn abandon(self) {
+        let Self { runtime, staging, ledger, leftovers, vfs, data, .. } = self;
+        drop((leftovers, vfs, data));
+        if let Some(ledger) = ledger {
+            runtime.block_on(ledger.end());
+        }
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        retire(staging.as_ref());
+    }
+}
+
+/// An empty directory is nothing to leave behind; one that stays harms nobody.
+fn retire(staging: Option<&Arc<HostDisk>>) {
+    if let Some(Err(error)) = staging.map(|disk| disk.retire()) {
+        tracing::debug!(%error, "the staging directory stays");
+    }
+}
+
+/// The bucket, after it has answered: it is there, and what is to be mounted may be listed.
+async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, metrics: &Metrics) -> anyhow::Result<Arc<dyn Bucket>> {
     let source = &settings.source;
-    let bucket = runtime.block_on(service.open(&cx, &source.bucket)).map_err(|error| cannot_open(source, error))?;
+    let Account { service, credentials } = account(&settings.store, Some(&source.bucket), metrics, clock)?;
+    // A request would wait for whoever has them; a person is told.
+    credentials.credentials().await.map_err(|why| no_credentials(&why))?;
+    let patience = settings.io_timeout.min(STARTING);
+    let look = |patience| {
+        let (cx, service) = (Ctx::new(Arc::clone(clock), patience, 0, 0), Arc::clone(&service));
+        async move {
+            let bucket = service.open(&cx, &source.bucket).await?;
+            // Names are looked up in listings: without this right nothing would work, and each program would say so in its own way.
+            bucket.list(&cx, &ListRequest { prefix: source.prefix.clone(), delimited: true, after: None, limit: Some(1) }).await?;
+            Ok(bucket)
+        }
+    };
+    // A network that is just coming up is waited for, a certificate that is not the right one is not.
+    let bucket = match look(patience.min(GLANCE)).await {
+        Err(error) if is_worth_waiting(&error) && patience > GLANCE => look(patience - GLANCE).await,
+        looked => looked,
+    };
+    let bucket = match bucket {
+        Ok(bucket) => bucket,
+        Err(error) => return Err(cannot_open(source, &error, elsewhere(&service, settings, &error, clock).await)),
+    };
     if bucket.capabilities().versioning != Versioning::Never {
         tracing::warn!(
             "{} has or had versioning: COS then ignores forbid-overwrite, so a file created here and elsewhere at the same moment is replaced",
@@ -107,41 +143,71 @@ fn connect(settings: &Settings, runtime: &Runtime, clock: &Arc<dyn Clock>, metri
     Ok(bucket)
 }
 
-/// How long the first request may take: a person waits for it.
+/// How long the first answer may take: a person waits for it.
 const STARTING: Duration = Duration::from_secs(30);
+/// After so long without an answer is looked whether waiting makes sense.
+const GLANCE: Duration = Duration::from_secs(3);
 
-/// The account, as the settings reach it.
-fn service(access: &Access, metrics: &Metrics, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Service>> {
-    let value = |name: &str| access.credentials.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+/// An account, and who signs for it.
+#[derive(Debug)]
+pub struct Account {
+    /// Its buckets.
+    pub service: Arc<dyn Service>,
+    /// Who signs.
+    pub credentials: Arc<dyn Provider>,
+}
+
+/// The account, as `access` reaches it, for work on `bucket`. Sends nothing yet. Must be called within a tokio runtime.
+///
+/// # Errors
+/// A sentence about an endpoint, the credentials that were chosen, the CA file or TLS.
+pub fn account(access: &Access, bucket: Option<&BucketName>, metrics: &Metrics, clock: &Arc<dyn Clock>) -> anyhow::Result<Account> {
+    let endpoints = Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style).map_err(anyhow::Error::msg)?;
+    let credentials = open_credentials(&access.credentials, bucket, &endpoints, access.ca_file.as_deref(), clock)?;
     let config = CosConfig {
-        endpoints: Endpoints::parse(access.region.as_deref(), &access.endpoints, access.path_style)
-            .map_err(anyhow::Error::msg)?
-            .through(access.proxies.clone()),
-        credentials: Arc::new(Fixed::from_environment(value)?),
+        endpoints: endpoints.through(access.proxies.clone()),
+        credentials: Arc::clone(&credentials),
         ca_file: access.ca_file.clone(),
         connections: access.connections,
+        hedging: access.hedging,
     };
-    store::open_cos(config, metrics, Arc::clone(clock)).map_err(anyhow::Error::msg)
+    let service = store::open_cos(config, metrics, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
+    Ok(Account { service, credentials })
+}
+
+/// What a person is told without credentials.
+fn no_credentials(why: &NoCredentials) -> anyhow::Error {
+    let remedy = "`cosmount credentials check` says which source is used, and --credentials names one (docs/credentials.md)";
+    Fault::new(format!("no credentials: {why}"), remedy).into()
+}
+
+fn is_worth_waiting(error: &store::Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::Throttled | Kind::NoProgress | Kind::Corrupt)
+        && !error.way().is_some_and(Way::is_settled)
+}
+
+/// The region that the account's list has the bucket in, if it was not found and that is another than the one it was looked for in.
+pub async fn elsewhere(service: &Arc<dyn Service>, settings: &Settings, error: &store::Error, clock: &Arc<dyn Clock>) -> Option<String> {
+    let looked = settings.store.region.as_deref()?;
+    let moved = error.status().is_some_and(|status| (300..400).contains(&status));
+    if error.kind() != Kind::NoSuchBucket && !moved {
+        return None;
+    }
+    let cx = Ctx::new(Arc::clone(clock), GLANCE.min(settings.io_timeout), 0, 0);
+    let buckets = service.buckets(&cx).await.ok()?;
+    let found = buckets.into_iter().find(|info| info.name == settings.source.bucket)?;
+    (found.region != looked).then_some(found.region)
 }
 
 /// The paragraph a person gets whose bucket cannot be opened.
-fn cannot_open(source: &Source, error: store::Error) -> anyhow::Error {
-    let advice = match error.kind() {
-        Kind::NoSuchBucket | Kind::NotFound => "check the bucket's name, its APPID and its region (--region)",
-        Kind::Denied => {
-            "check the credentials: they need HeadBucket, GetBucket, GetObject, HeadObject, PutObject and DeleteObject on this bucket"
-        }
-        Kind::Expired => "the temporary credentials have expired: get new ones and set all three variables",
-        Kind::Unavailable | Kind::NoProgress => "check the network, --endpoint and --region; behind a private endpoint also --ca-file",
-        Kind::Throttled => "COS asks for fewer requests: try again later",
-        _ => "the request id helps Tencent's support",
-    };
-    anyhow::anyhow!("cannot open {source}: {error}: {advice}")
+fn cannot_open(source: &Source, error: &store::Error, elsewhere: Option<String>) -> anyhow::Error {
+    let remedy = elsewhere.map_or_else(|| advice::for_error(source, error), |region| advice::for_region(&region));
+    Fault::new(error.to_string(), remedy).into()
 }
 
 /// Opens the staging directory. Without an option each mount has one of its own, named by what it mounts, so that the next mount of the same
 /// finds what a dead one left.
-fn open_staging(settings: &Settings) -> anyhow::Result<Option<Arc<HostDisk>>> {
+pub(super) fn open_staging(settings: &Settings) -> anyhow::Result<Option<Arc<HostDisk>>> {
     match &settings.staging {
         Staging::None => {
             tracing::warn!(
@@ -149,18 +215,43 @@ fn open_staging(settings: &Settings) -> anyhow::Result<Option<Arc<HostDisk>>> {
             );
             Ok(None)
         }
-        Staging::In(path) => Ok(Some(HostDisk::open(path)?)),
+        Staging::In(path) => open_disk(path).map(Some).map_err(bad_staging),
         Staging::Below(parent) => {
             let name = staging_name(settings);
             for sibling in 0..MOST_SIBLINGS {
-                match HostDisk::open(&parent.join(format!("{name}-{sibling}"))) {
+                match open_disk(&parent.join(format!("{name}-{sibling}"))) {
                     Err(OpenError::InUse { .. }) => {}
-                    other => return Ok(Some(other.context("the staging directory; --staging names another one")?)),
+                    other => return other.map(Some).map_err(bad_staging),
                 }
             }
-            bail!("{MOST_SIBLINGS} mounts of {} by this user are running; name a directory with --staging", settings.source)
+            Err(Fault::new(
+                format!("{MOST_SIBLINGS} mounts of {} by this user are running", settings.source),
+                "unmount some, or name a directory with --staging",
+            )
+            .into())
         }
     }
+}
+
+fn bad_staging(error: OpenError) -> anyhow::Error {
+    Fault::new(format!("the staging directory cannot be used: {error}"), advice::for_staging(&error)).into()
+}
+
+/// Below this much room on its disk nothing can be staged, and not even the ledger be kept.
+const LEAST_ROOM: ByteSize = ByteSize::mib(1);
+
+/// Opens a directory that has room.
+fn open_disk(path: &Path) -> Result<Arc<HostDisk>, OpenError> {
+    if room(path).is_ok_and(|room| room < LEAST_ROOM) {
+        return Err(OpenError::Io { path: path.to_owned(), source: io::ErrorKind::StorageFull.into() });
+    }
+    HostDisk::open(path)
+}
+
+/// What may still be written there, or where it would be made.
+pub(super) fn room(path: &Path) -> nix::Result<ByteSize> {
+    let disk = statvfs(path.ancestors().find(|path| path.exists()).unwrap_or(path))?;
+    Ok(ByteSize(disk.blocks_available().saturating_mul(disk.fragment_size())))
 }
 
 /// Opens the ledger of this mount, and those of dead mounts of the same source in directories beside it.
@@ -182,7 +273,10 @@ async fn open_ledgers(settings: &Settings, staging: Option<&Arc<HostDisk>>) -> a
 fn identity(settings: &Settings) -> String {
     let Settings { source, store, .. } = settings;
     let region = store.region.as_deref().unwrap_or_default();
-    format!("{}\n{}\n{region}\n{}", source.bucket, source.prefix, store.endpoints.join("\n"))
+    // Who hands out credentials does not change what is mounted.
+    let other = |endpoint: &&String| !endpoint.starts_with("metadata=") && !endpoint.starts_with("sts=");
+    let endpoints = store.endpoints.iter().filter(other).map(String::as_str).collect::<Vec<_>>();
+    format!("{}\n{}\n{region}\n{}", source.bucket, source.prefix, endpoints.join("\n"))
 }
 
 /// A hash, never a name from outside: it becomes a part of a path.
@@ -190,7 +284,7 @@ fn staging_name(settings: &Settings) -> String {
     Sha256::digest(identity(settings)).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn staging_limit(settings: &Settings, disk: Option<&HostDisk>) -> anyhow::Result<ByteSize> {
+pub(super) fn staging_limit(settings: &Settings, disk: Option<&HostDisk>) -> anyhow::Result<ByteSize> {
     if let Some(limit) = settings.staging_limit {
         return Ok(limit);
     }

@@ -145,18 +145,19 @@ pub fn receive_secrets() -> anyhow::Result<Vec<(String, String)>> {
 pub struct Parent(());
 
 impl Parent {
-    /// For a process that was [`launch`]ed: leaves its terminal.
-    pub fn leave_terminal() -> Self {
-        // Fails only for the leader of a group, and then there is no terminal to leave.
-        setsid().ok();
+    /// For a process that was [`launch`]ed. It stays in its parent's process group until it has mounted: by the group autofs knows whom it must
+    /// let through to the mount point that it keeps everybody else waiting for.
+    pub fn waiting() -> Self {
         Self(())
     }
 
-    /// The mount works. From now on this process is alone, and writes to no terminal.
+    /// The mount works. From now on this process is alone, and has no terminal.
     ///
     /// # Errors
     /// Nobody waits any more: the user has given up, and so should we.
     pub fn ready(self) -> io::Result<()> {
+        // Fails only for the leader of a group, and then there is no terminal to leave.
+        setsid().ok();
         writeln!(io::stdout(), "{READY}")?;
         let null = null()?;
         dup2_stdout(&null)?;
@@ -200,6 +201,15 @@ pub enum Status {
     Draining {
         /// Dirty bytes in memory and staging.
         bytes: u64,
+        /// Files they belong to.
+        #[serde(default)]
+        files: usize,
+        /// Seconds since anything moved.
+        #[serde(default)]
+        idle: u64,
+        /// Seconds of that after which it gives up.
+        #[serde(default)]
+        limit: u64,
     },
     /// It has stopped, and this is not in COS.
     Ended {
@@ -207,6 +217,9 @@ pub enum Status {
         files: usize,
         /// Their dirty bytes.
         bytes: u64,
+        /// Some of them, each with its bytes, as a person would write it.
+        #[serde(default)]
+        which: Vec<String>,
     },
 }
 
@@ -301,6 +314,12 @@ impl Served {
         kill(self.pid, Signal::SIGTERM).with_context(|| format!("cannot stop process {}", self.pid))
     }
 
+    /// Whether it serves a mount of another mount namespace than this process's. Unknown (another user's) counts as no.
+    pub fn is_elsewhere(&self) -> bool {
+        let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+        namespace(&self.pid.to_string()).zip(namespace("self")).is_some_and(|(theirs, ours)| theirs != ours)
+    }
+
     /// Whether it still lives.
     pub fn is_alive(&self) -> bool {
         is_locked(&self.file)
@@ -358,12 +377,16 @@ mod tests {
         assert!(Served::find(&runtime, Path::new("/mnt/y"), None).unwrap().is_none());
         assert!(Served::find(&runtime, at, Some("0:4243")).unwrap().is_none(), "a mount on top of it is another");
         assert!(Served::find(&runtime, at, None).unwrap().is_some(), "unmounted, and still sending");
-        registration.say(&Status::Draining { bytes: 5 }).unwrap();
-        registration.say(&Status::Ended { files: 1, bytes: 2 }).unwrap();
+        registration.say(&Status::Draining { bytes: 5, files: 1, idle: 0, limit: 600 }).unwrap();
+        registration.say(&Status::Ended { files: 1, bytes: 2, which: vec!["a (2)".to_owned()] }).unwrap();
         assert!(served.is_alive());
         drop(registration);
         assert!(!served.is_alive());
-        assert_eq!(served.last_status().unwrap(), Some(Status::Ended { files: 1, bytes: 2 }), "what it said outlives it");
+        assert_eq!(
+            served.last_status().unwrap(),
+            Some(Status::Ended { files: 1, bytes: 2, which: vec!["a (2)".to_owned()] }),
+            "what it said outlives it"
+        );
     }
 
     #[test]

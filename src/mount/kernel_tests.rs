@@ -45,8 +45,13 @@ impl Probe {
             eprintln!("SKIPPED: no /dev/fuse, or not root");
             return None;
         }
-        let request =
-            Request { source: "cosmount#probe-125".to_owned(), mount_point: path.clone(), read_only: false, audience: Audience::Owner };
+        let request = Request {
+            source: "cosmount#probe-125".to_owned(),
+            mount_point: path.clone(),
+            read_only: false,
+            noexec: false,
+            audience: Audience::Owner,
+        };
         let (device, mounted) = request.mount().unwrap();
         let notify = KernelNotify::new();
         let serving = probe::serve(&seen, device, &notify).unwrap();

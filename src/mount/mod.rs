@@ -3,11 +3,14 @@
 //! Guarantees: M1 (a mount reports success only after the kernel's handshake and one signed request), M2 (stopping refuses new work, drains
 //! within its limit, says what is left, unmounts; the process always ends).
 
+pub mod advice;
 mod build;
 pub mod daemon;
+pub mod host;
 #[cfg(test)]
 mod kernel_tests;
 mod leftovers;
+mod service_manager;
 mod session;
 mod settings;
 mod shutdown;
@@ -17,6 +20,7 @@ pub mod telemetry;
 pub use crate::data::Config as DataConfig;
 pub use crate::vfs::{Config as VfsConfig, Consistency, Left, OnConflict, Posix, Preserve};
 
+pub use build::{Account, account, elsewhere};
 pub use session::{Audience, Mounted, TYPE, check_mount_point};
 pub use settings::{Access, Settings, Source, Staging};
 pub use shutdown::{Running, start};

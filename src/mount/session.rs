@@ -6,12 +6,12 @@
 //! a dead one.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, IoSliceMut},
     mem::MaybeUninit,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::PermissionsExt, net::UnixStream},
+        unix::{ffi::OsStrExt, net::UnixStream},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -21,12 +21,19 @@ use anyhow::{Context, bail};
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
+    sys::stat::{SFlag, stat},
     unistd::{getegid, geteuid},
 };
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use crate::mount::advice::Fault;
+use crate::mount::host::{self, HELPER};
+
 /// The file system type that `mount` and `/proc` show.
 pub const TYPE: &str = "fuse.cosmount";
+
+/// Where umount(8) looks for what unmounts this type.
+const UMOUNT_HELPER: &str = "/sbin/umount.fuse.cosmount";
 
 /// Readahead of the mount in KiB: 128 is what the kernel gives, 1024 read 60 % more a second (measured).
 const READ_AHEAD: &str = "1024";
@@ -45,12 +52,14 @@ pub enum Audience {
 /// What is mounted where and how.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
-    /// What `mount` shows as the source. Must not hold a comma: `fusermount3` takes it in a list of options.
+    /// What `mount` shows as the source.
     pub(super) source: String,
     /// An absolute path.
     pub(super) mount_point: PathBuf,
     /// Writes are refused by the kernel.
     pub(super) read_only: bool,
+    /// No program is run from it.
+    pub(super) noexec: bool,
     /// Who may use it.
     pub(super) audience: Audience,
 }
@@ -75,22 +84,31 @@ struct MountEntry {
     source: String,
 }
 
-/// Says whether a mount can be made at `path` (absolute), in the words of somebody who can do something about it.
+/// Says whether a mount can be made at `path` (absolute).
 ///
 /// # Errors
-/// It is missing, no directory, or a mount whose daemon is dead.
-pub fn check_mount_point(path: &Path) -> anyhow::Result<()> {
+/// It is missing, no directory, a mount of ours, or one whose daemon is dead.
+pub fn check_mount_point(path: &Path) -> Result<(), Fault> {
     let shown = path.display();
-    match fs::metadata(path) {
-        Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => bail!("{shown} is not a directory: a mount point must be one"),
-        Err(error) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
-            bail!("{shown} is a mount whose process has died (\"{error}\"): run `cosmount umount {shown}` first")
-        }
+    let ours = || Mounted::find(path).ok().flatten().is_some();
+    // stat(2), not the statx(2) of the standard library: that would wait for the automount that this may be.
+    match stat(path).map_err(io::Error::from) {
+        Ok(_) if ours() => Err(Fault::new(
+            format!("{shown} is a mount of cosmount already"),
+            format!("unmount it first (cosmount umount {shown}), or name another directory"),
+        )),
+        Ok(found) if found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() => Ok(()),
+        Ok(_) => Err(Fault::new(format!("{shown} is not a directory"), "name one: a mount needs a directory to be on")),
+        Err(error) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => Err(Fault::new(
+            format!("{shown} is a mount whose process has died (\"{error}\")"),
+            format!("run `cosmount umount {shown}` first"),
+        )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            bail!("{shown} does not exist: make the directory first (mkdir -p {shown})")
+            Err(Fault::new(format!("{shown} does not exist"), format!("make the directory first (mkdir -p {shown})")))
         }
-        Err(error) => Err(error).with_context(|| format!("cannot look at the mount point {shown}")),
+        Err(error) => {
+            Err(Fault::new(format!("cannot look at the mount point {shown} ({error})"), "name a directory that this user may enter"))
+        }
     }
 }
 
@@ -108,13 +126,8 @@ impl Request {
     }
 
     fn mount_as_root(&self) -> anyhow::Result<OwnedFd> {
-        let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                anyhow::anyhow!("there is no /dev/fuse: load the kernel's module (modprobe fuse), or give the container the device")
-            }
-            _ => anyhow::Error::new(error).context("cannot open /dev/fuse"),
-        })?;
-        let mode = fs::metadata(&self.mount_point)?.permissions().mode();
+        let device = host::open_device()?;
+        let mode = stat(&self.mount_point)?.st_mode;
         let mut options =
             format!("fd={},rootmode={mode:o},user_id={},group_id={},default_permissions", device.as_raw_fd(), geteuid(), getegid());
         if self.audience != Audience::Owner {
@@ -122,8 +135,16 @@ impl Request {
         }
         let mut flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
         flags.set(MsFlags::MS_RDONLY, self.read_only);
-        mount(Some(self.source.as_str()), &self.mount_point, Some(TYPE), flags, Some(options.as_str()))
-            .with_context(|| format!("mount(2) of {} on {} failed", self.source, self.mount_point.display()))?;
+        flags.set(MsFlags::MS_NOEXEC, self.noexec);
+        let mounted = mount(Some(self.source.as_str()), &self.mount_point, Some(TYPE), flags, Some(options.as_str()));
+        mounted.map_err(|errno| {
+            let why = format!("mount(2) of {} on {} failed ({})", self.source, self.mount_point.display(), errno.desc());
+            match errno {
+                Errno::EPERM => Fault::of_host(why, "give the container the right to mount (--cap-add SYS_ADMIN), or mount outside of it"),
+                Errno::ENODEV => Fault::of_host(why, "load the kernel's module (modprobe fuse)"),
+                _ => Fault::new(why, "look into the kernel's log (dmesg)"),
+            }
+        })?;
         Ok(device.into())
     }
 
@@ -132,8 +153,10 @@ impl Request {
     fn mount_by_helper(&self) -> anyhow::Result<OwnedFd> {
         let (socket, theirs) = UnixStream::pair()?;
         let (rights, subtype) = (if self.read_only { ",ro" } else { "" }, TYPE.trim_start_matches("fuse."));
+        let programs = if self.noexec { ",noexec" } else { "" };
         let others = if self.audience == Audience::Owner { "" } else { ",allow_other" };
-        let options = format!("fsname={},subtype={subtype},default_permissions,nodev,nosuid{rights}{others}", self.source);
+        let options =
+            format!("fsname={},subtype={subtype},default_permissions,nodev,nosuid{rights}{programs}{others}", in_a_list(&self.source));
         let helper = Command::new(HELPER)
             .args(["-o", &options, "--"])
             .arg(&self.mount_point)
@@ -142,35 +165,36 @@ impl Request {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(no_helper)?;
+            .map_err(host::no_helper)?;
         // Our copy of its end went with the Command, so the socket ends when the helper does.
         let received = receive_descriptor(&socket);
         let output = helper.wait_with_output()?;
         match received {
             Ok(Some(device)) if output.status.success() => Ok(device),
             received => {
-                let said = String::from_utf8_lossy(&output.stderr);
-                let hint = if said.contains("user_allow_other") {
-                    ": --allow-other and --allow-root need the line user_allow_other in /etc/fuse.conf"
-                } else {
-                    ""
-                };
                 drop(received);
-                bail!("{HELPER} could not mount on {}: {}{hint}", self.mount_point.display(), said.trim().escape_debug())
+                let said = String::from_utf8_lossy(&output.stderr);
+                let why = format!("{HELPER} could not mount on {} ({})", self.mount_point.display(), said.trim().escape_debug());
+                Err(match () {
+                    () if said.contains("user_allow_other") => Fault { why, ..host::others_refused() },
+                    () if said.contains("failed to open /dev/fuse") || said.contains("device not found") => Fault::of_host(
+                        why,
+                        "load the kernel's module (modprobe fuse), or give the container the device (--device /dev/fuse)",
+                    ),
+                    () if said.contains("Operation not permitted") => {
+                        Fault::of_host(why, format!("{HELPER} must be setuid root and allowed to mount, which a container may forbid"))
+                    }
+                    () => Fault::new(why, "name an empty directory of this user's own"),
+                }
+                .into())
             }
         }
     }
 }
 
-const HELPER: &str = "fusermount3";
-
-fn no_helper(error: io::Error) -> anyhow::Error {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            anyhow::anyhow!("mounting as another user than root needs {HELPER}, which is not installed (package fuse3)")
-        }
-        _ => anyhow::Error::new(error).context(format!("cannot run {HELPER}")),
-    }
+/// As `fusermount3` reads a value in its list of options: a comma or a backslash in it stands behind a backslash.
+fn in_a_list(value: &str) -> String {
+    value.replace('\\', "\\\\").replace(',', "\\,")
 }
 
 /// The descriptor that the other side sends with one byte, if it sends one.
@@ -232,6 +256,24 @@ impl Mounted {
         }
     }
 
+    /// Tells umount(8) that this mount has a helper, which waits for what is to be sent. It looks for one only where libmount's table of user
+    /// space options names it (measured, util-linux 2.38: for FUSE it asks statfs(2) else, which knows no subtype), and the table is libmount's own:
+    /// so mount(8) is asked to write the line, all but the mount itself.
+    pub(super) fn name_helper(&self, source: &str) {
+        if !geteuid().is_root() || !Path::new(UMOUNT_HELPER).exists() {
+            return;
+        }
+        let options = format!("uhelper={TYPE}");
+        run_fake("mount", &["-t", TYPE, "-o", &options, "--", source], &self.mount_point);
+    }
+
+    /// Takes the line away that [`Mounted::name_helper`] had written.
+    fn forget_helper(&self) {
+        if geteuid().is_root() && Path::new(UMOUNT_HELPER).exists() {
+            run_fake("umount", &["--"], &self.mount_point);
+        }
+    }
+
     /// Takes the mount away at once; who still uses it keeps it until done. Nothing happens if it is gone already or something else lies on top.
     ///
     /// # Errors
@@ -242,11 +284,12 @@ impl Mounted {
         }
         let shown = self.mount_point.display();
         if geteuid().is_root() {
+            self.forget_helper();
             return umount2(&self.mount_point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
                 .with_context(|| format!("cannot unmount {shown}"));
         }
         let output =
-            Command::new(HELPER).args(["-u", "-z", "--"]).arg(&self.mount_point).stdin(Stdio::null()).output().map_err(no_helper)?;
+            Command::new(HELPER).args(["-u", "-z", "--"]).arg(&self.mount_point).stdin(Stdio::null()).output().map_err(host::no_helper)?;
         if !output.status.success() {
             bail!("{HELPER} could not unmount {shown}: {}", String::from_utf8_lossy(&output.stderr).trim().escape_debug());
         }
@@ -259,6 +302,19 @@ impl Mounted {
     /// The mount cannot be opened, or a page was refused.
     pub fn write_back_pages(&self) -> io::Result<()> {
         Ok(nix::unistd::syncfs(File::open(&self.mount_point)?)?)
+    }
+}
+
+/// Runs mount(8) or umount(8) for its books alone: no system call, no helper.
+fn run_fake(program: &str, words: &[&str], mount_point: &Path) {
+    let mut command = Command::new(program);
+    command.args(["--fake", "--internal-only"]).args(words).arg(mount_point);
+    match command.stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            tracing::debug!(program, said = %String::from_utf8_lossy(&output.stderr).trim().escape_debug(), "libmount's table stays as it is")
+        }
+        Err(error) => tracing::debug!(program, %error, "libmount's table stays as it is"),
     }
 }
 
@@ -299,6 +355,11 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_in_a_list_ends_where_it_should() {
+        assert_eq!(in_a_list(r"cos://b-125/a,allow_other/b\"), r"cos://b-125/a\,allow_other/b\\");
+    }
 
     #[test]
     fn mountinfo_lines_are_read() {

@@ -1,12 +1,15 @@
 //! What a mount is started with: the sum of the rooms' settings, checked before anything starts.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fmt, path::PathBuf, time::Duration};
 
 use anyhow::bail;
 
 use crate::data;
 use crate::mount::session::Audience;
-use crate::store::{BucketName, Proxies};
+use crate::store::{
+    BucketName, Proxies,
+    cos::{Endpoints, Sources as Credentials},
+};
 use crate::support::ByteSize;
 use crate::vfs;
 
@@ -24,6 +27,8 @@ pub struct Settings {
     pub store: Access,
     /// Who may use the mount.
     pub audience: Audience,
+    /// No program is run from it.
+    pub noexec: bool,
     /// The memory of the whole mount.
     pub memory_limit: ByteSize,
     /// How long a program waits while nothing moves.
@@ -40,6 +45,8 @@ pub struct Settings {
     pub vfs: vfs::Config,
     /// Where running mounts register, a directory of this user's.
     pub runtime_directory: PathBuf,
+    /// The socket of the service manager that started this process, if one did (sd_notify(3)).
+    pub notify_socket: Option<OsString>,
 }
 
 /// A bucket, or what lies under a prefix of it.
@@ -49,6 +56,10 @@ pub struct Source {
     pub bucket: BucketName,
     /// Empty, or ending in `/`.
     pub prefix: String,
+    /// The region, where the host name of the bucket was written out.
+    pub region: Option<String>,
+    /// As it was written: what `mount` shows, so that `mount -a` finds a line of fstab mounted already.
+    pub typed: String,
 }
 
 /// How a bucket is reached.
@@ -56,7 +67,7 @@ pub struct Source {
 pub struct Access {
     /// The region, unless an endpoint says it.
     pub region: Option<String>,
-    /// `URL`, `REGION=URL`, `service=URL`.
+    /// `URL`, `REGION=URL`, `service=URL`, `metadata=URL`, `sts=URL`.
     pub endpoints: Vec<String>,
     /// The bucket goes into the path.
     pub path_style: bool,
@@ -66,8 +77,10 @@ pub struct Access {
     pub connections: usize,
     /// On the way there.
     pub proxies: Proxies,
-    /// Variables with credentials and their values.
-    pub credentials: Vec<(String, String)>,
+    /// Whether reads that are late are asked for twice; off only to see what it is good for.
+    pub hedging: bool,
+    /// Where credentials may come from.
+    pub credentials: Credentials,
 }
 
 /// Where bytes are staged.
@@ -98,6 +111,9 @@ impl Settings {
                 bail!("{option} must be at least one second");
             }
         }
+        if let Err(why) = Endpoints::parse(self.store.region.as_deref(), &self.store.endpoints, self.store.path_style) {
+            bail!("{why}");
+        }
         if self.store.connections == 0 {
             bail!("--connections must be at least 1");
         }
@@ -123,6 +139,7 @@ impl Settings {
             "stale-dentry-after-rename" => self.vfs.defect = Some(vfs::Defect::StaleDentryAfterRename),
             "wrong-size-after-rename-over" => self.vfs.defect = Some(vfs::Defect::WrongSizeAfterRenameOver),
             "entry-created-during-listing-lost" => self.vfs.defect = Some(vfs::Defect::EntryCreatedDuringListingLost),
+            "no-hedging" => self.store.hedging = false,
             other => bail!("there is no defect {other:?} to build in"),
         }
         Ok(())
@@ -130,7 +147,8 @@ impl Settings {
 }
 
 impl Source {
-    /// Reads `cos://BUCKET-APPID[/PREFIX/]` or `BUCKET-APPID[:/PREFIX]`.
+    /// Reads `cos://BUCKET-APPID[/PREFIX/]`, `BUCKET-APPID[:/PREFIX]`, or as COSFS2 writes it
+    /// `cos://BUCKET-APPID.cos.REGION.myqcloud.com[/PREFIX/]`.
     ///
     /// # Errors
     /// A sentence that says what was expected.
@@ -147,12 +165,17 @@ impl Source {
                 None => (text, ""),
             },
         };
+        let (bucket, region) = match bucket.split_once(".cos.").and_then(|(name, rest)| Some((name, rest.strip_suffix(".myqcloud.com")?))) {
+            Some((name, region)) if !region.is_empty() && !region.contains('.') => (name, Some(region.to_owned())),
+            _ => (bucket, None),
+        };
         let bucket = BucketName::parse(bucket)?;
         let prefix = prefix.trim_end_matches('/');
         if prefix.split('/').any(|part| matches!(part, "" | "." | "..")) && !prefix.is_empty() {
             return Err(format!("the prefix {prefix:?} has an empty part, . or .. in it"));
         }
-        Ok(Self { bucket, prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") } })
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        Ok(Self { bucket, prefix, region, typed: text.to_owned() })
     }
 }
 
@@ -185,6 +208,23 @@ mod tests {
         ] {
             let source = Source::parse(text).unwrap();
             assert_eq!((source.bucket.as_str(), source.prefix.as_str()), (bucket, prefix), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_source_with_the_host_name_has_a_region() {
+        for (text, prefix) in [
+            ("cos://photos-1250000000.cos.ap-guangzhou.myqcloud.com", ""),
+            ("cos://photos-1250000000.cos.ap-guangzhou.myqcloud.com/", ""),
+            ("cos://photos-1250000000.cos.ap-guangzhou.myqcloud.com/a/b/", "a/b/"),
+        ] {
+            let source = Source::parse(text).unwrap();
+            assert_eq!((source.bucket.as_str(), source.prefix.as_str()), ("photos-1250000000", prefix), "{text}");
+            assert_eq!(source.region.as_deref(), Some("ap-guangzhou"));
+        }
+        assert_eq!(Source::parse("cos://photos-125").unwrap().region, None);
+        for text in ["cos://photos-125.cos.myqcloud.com", "cos://photos-125.cos..myqcloud.com", "cos://photos-125.cos.a.b.myqcloud.com"] {
+            assert!(Source::parse(text).is_err(), "{text}");
         }
     }
 

@@ -2,14 +2,14 @@
 //!
 //! A mount is stopped by a signal (`cosmount umount`, Ctrl-C) or by the kernel (`umount`, an aborted connection). Either way (M2)
 //! 1. pages of mapped files that only the kernel has are written to us, as far as there is still a mount;
-//! 2. [`Vfs::drain`] refuses changes and commits what is dirty, until nothing moves for `--drain-timeout`; a second signal ends it;
-//! 3. what is left is said: in the log, to `cosmount umount`, by the exit code;
+//! 2. [`Vfs::drain`] refuses changes and commits what is dirty, until nothing moves for `--drain-timeout`; a second signal ends it, and step 1, too;
+//! 3. what is left is said, file by file: in the log, to `cosmount umount`, by the exit code;
 //! 4. the mount is taken away, by device number, so never somebody else's;
 //! 5. the process ends, which closes the connection to the kernel: whoever still waits in it gets ENOTCONN.
 //!
 //! No step waits without an end: what the kernel or the network does not answer is left behind at its limit.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,8 +18,11 @@ use crate::data::Data;
 use crate::fuse::{self, Serving};
 use crate::mount::build::{self, Rooms};
 use crate::mount::daemon::{Registration, Status};
+use crate::mount::host;
+use crate::mount::service_manager::ServiceManager;
 use crate::mount::session::{Audience, Mounted, Request, check_mount_point};
 use crate::mount::settings::Settings;
+use crate::mount::telemetry::Logging;
 use crate::support::{Clock, Ctx, Urgency};
 use crate::vfs::{Left, Vfs};
 
@@ -27,8 +30,12 @@ use crate::vfs::{Left, Vfs};
 const STEP: Duration = Duration::from_secs(10);
 /// How long programs that still have files open keep the session after the drain.
 const LAST_REQUESTS: Duration = Duration::from_millis(500);
-/// How often the progress of a drain is told.
+/// How often the progress of a drain is told, and how often it is logged.
 const PROGRESS: Duration = Duration::from_secs(1);
+const LOGGED: u64 = 10;
+/// How many of the files that are left are told to who asked for the end; the log has more.
+const TOLD: usize = 10;
+const LOGGED_FILES: usize = 1000;
 
 /// A mount that works.
 #[derive(Debug)]
@@ -39,6 +46,7 @@ pub struct Running {
     serving: Serving,
     signals: Signals,
     registration: Option<Registration>,
+    manager: ServiceManager,
 }
 
 /// The signals that stop a mount, caught from before it works.
@@ -46,16 +54,18 @@ pub struct Running {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hang_up: Signal,
+    /// The terminal is gone. A log that is elsewhere is reopened by SIGHUP instead.
+    hang_up: Option<Signal>,
 }
 
 /// Mounts: when it returns, the kernel has shaken hands and the bucket has answered a signed request (M1).
 ///
 /// # Errors
 /// A paragraph for the user. Nothing is left mounted.
-pub fn start(settings: Settings) -> anyhow::Result<Running> {
+pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
     settings.check()?;
     check_mount_point(&settings.mount_point)?;
+    host::check()?;
     let mut rooms = build::build(&settings)?;
     if !settings.vfs.read_only {
         let Rooms { runtime, bucket, clock, leftovers, .. } = &mut rooms;
@@ -63,15 +73,23 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
     }
     let signals = {
         let _context = rooms.runtime.enter();
-        Signals::catch()?
+        Signals::catch(logging.is_terminal())?
     };
+    logging.obey(rooms.runtime.handle())?;
     let request = Request {
-        source: format!("cosmount#{}", settings.source.bucket),
+        source: settings.source.typed.clone(),
         mount_point: settings.mount_point.clone(),
         read_only: settings.vfs.read_only,
+        noexec: settings.noexec,
         audience: settings.audience,
     };
-    let (device, mounted) = request.mount()?;
+    let (device, mounted) = match request.mount() {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            rooms.abandon();
+            return Err(error);
+        }
+    };
     let served = fuse::serve(
         Arc::clone(&rooms.vfs),
         device,
@@ -85,10 +103,12 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         Ok(serving) => serving,
         Err(error) => {
             mounted.unmount()?;
+            rooms.abandon();
             return Err(error);
         }
     };
     mounted.raise_readahead();
+    mounted.name_helper(&settings.source.typed);
     let registration = match Registration::new(&settings.runtime_directory, &mounted) {
         Ok(registration) => Some(registration),
         Err(error) => {
@@ -101,7 +121,9 @@ pub fn start(settings: Settings) -> anyhow::Result<Running> {
         rooms.tasks.spawn(leftovers.clean_up(Arc::clone(&rooms.bucket), Arc::clone(&rooms.clock)));
     }
     tracing::info!("{} is mounted on {}", settings.source, settings.mount_point.display());
-    Ok(Running { rooms, settings, mounted, serving, signals, registration })
+    let manager = ServiceManager::at(settings.notify_socket.as_ref());
+    manager.ready(&format!("{} on {}", settings.source, settings.mount_point.display()));
+    Ok(Running { rooms, settings, mounted, serving, signals, registration, manager })
 }
 
 impl Running {
@@ -127,7 +149,7 @@ impl Running {
     }
 
     fn until(self, asked: Option<&'static str>) -> anyhow::Result<Left> {
-        let Self { rooms, settings, mounted, mut serving, mut signals, registration } = self;
+        let Self { rooms, settings, mounted, mut serving, mut signals, registration, manager } = self;
         let Rooms { runtime, clock, tasks, staging, ledger, data, notify, vfs, .. } = rooms;
         let stop = Stop {
             clock: &clock,
@@ -135,6 +157,8 @@ impl Running {
             vfs: &vfs,
             mounted: &mounted,
             registration: registration.as_ref(),
+            manager: &manager,
+            staging: staging.as_ref().map(|disk| disk.path()),
             patience: settings.drain_timeout,
         };
         let (left, unmounted) = runtime.block_on(async {
@@ -154,10 +178,9 @@ impl Running {
                     true
                 }
             };
-            if !by_kernel {
-                stop.write_back_pages().await;
-            }
-            let (left, patience) = stop.drain(&mut signals).await;
+            manager.stopping();
+            let hurried = !by_kernel && stop.write_back_pages(&mut signals).await;
+            let (left, patience) = if hurried { (vfs.left(), Duration::ZERO) } else { stop.drain(&mut signals).await };
             stop.report(left);
             let unmounted = mounted.unmount();
             notify.close();
@@ -169,7 +192,7 @@ impl Running {
             }
             tasks.join(&clock, patience).await;
             if let Some(ledger) = ledger {
-                ledger.end().await;
+                within(&clock, STEP, ledger.end()).await;
             }
             (left, unmounted)
         });
@@ -192,17 +215,31 @@ struct Stop<'a> {
     vfs: &'a Arc<Vfs>,
     mounted: &'a Mounted,
     registration: Option<&'a Registration>,
+    manager: &'a ServiceManager,
+    /// Where bytes went for which memory was short.
+    staging: Option<&'a Path>,
     patience: Duration,
 }
 
 impl Stop<'_> {
-    /// Step 1.
-    async fn write_back_pages(&self) {
+    /// Step 1. Says whether a second signal has cut it short.
+    async fn write_back_pages(&self, signals: &mut Signals) -> bool {
         let mounted = self.mounted.clone();
         let written = tokio::task::spawn_blocking(move || mounted.write_back_pages());
-        match within(self.clock, STEP, written).await {
-            Some(Ok(Ok(()))) => {}
-            other => tracing::warn!(?other, "pages of mapped files may not have reached this process"),
+        tokio::select! {
+            written = within(self.clock, STEP, written) => {
+                match written {
+                    Some(Ok(Ok(()))) => {}
+                    other => tracing::warn!(?other, "pages of mapped files may not have reached this process"),
+                }
+                false
+            }
+            name = signals.next() => {
+                tracing::warn!("not waiting any longer: {name}");
+                // Nothing is taken any more that would not be sent.
+                self.vfs.refuse_changes();
+                true
+            }
         }
     }
 
@@ -212,9 +249,15 @@ impl Stop<'_> {
         let cx = Ctx::new(Arc::clone(self.clock), self.patience, 0, 0).with_urgency(Urgency::WriteOut);
         let draining = self.vfs.drain(&cx);
         tokio::pin!(draining);
+        let mut second = 0_u64;
         loop {
-            let bytes = self.data.dirty_bytes();
-            self.say(&Status::Draining { bytes });
+            let (bytes, left) = (self.data.dirty_bytes(), self.vfs.left());
+            let idle = self.patience.saturating_sub(cx.remaining());
+            self.say(&Status::Draining { bytes, files: left.files, idle: idle.as_secs(), limit: self.patience.as_secs() });
+            self.manager.draining(bytes);
+            if second > 0 && second.is_multiple_of(LOGGED) {
+                tracing::info!("{} files with {bytes} bytes are still to be sent; nothing has moved for {} s", left.files, idle.as_secs());
+            }
             tokio::select! {
                 biased;
                 left = &mut draining => return (left, if left.files == 0 { STEP } else { Duration::ZERO }),
@@ -222,17 +265,25 @@ impl Stop<'_> {
                     tracing::warn!("not waiting any longer: {name}");
                     return (self.vfs.left(), Duration::ZERO);
                 }
-                () = self.clock.sleep(PROGRESS) => {}
+                () = self.clock.sleep(PROGRESS) => second += 1,
             }
         }
     }
 
     /// Step 3.
     fn report(&self, left: Left) {
-        self.say(&Status::Ended { files: left.files, bytes: left.bytes });
-        if left.files > 0 {
-            tracing::error!("{} files with {} bytes of changes are not in COS", left.files, left.bytes);
+        let which = self.vfs.left_files(LOGGED_FILES);
+        let shown = |(path, bytes): &(String, u64)| format!("{} ({bytes} bytes)", path.escape_debug());
+        self.say(&Status::Ended { files: left.files, bytes: left.bytes, which: which.iter().take(TOLD).map(shown).collect() });
+        if left.files == 0 {
+            return;
         }
+        for file in &which {
+            tracing::error!("not in COS: {}", shown(file));
+        }
+        let staged = self.staging.map(|path| format!("; what of it had been spilled to {} goes with the next mount", path.display()));
+        let (files, bytes) = (left.files, left.bytes);
+        tracing::error!("changes of {files} files ({bytes} bytes) are not in COS and end with this process{}", staged.unwrap_or_default());
     }
 
     fn say(&self, status: &Status) {
@@ -243,20 +294,27 @@ impl Stop<'_> {
 }
 
 impl Signals {
-    fn catch() -> io::Result<Self> {
+    fn catch(in_terminal: bool) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
+            hang_up: in_terminal.then(|| signal(SignalKind::hangup())).transpose()?,
         })
     }
 
     /// The next one that comes.
     async fn next(&mut self) -> &'static str {
+        let hang_up = &mut self.hang_up;
+        let hung_up = async {
+            match hang_up {
+                Some(signal) => drop(signal.recv().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hang_up.recv() => "SIGHUP",
+            () = hung_up => "SIGHUP",
         }
     }
 }

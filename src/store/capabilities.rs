@@ -23,6 +23,8 @@ pub struct Capabilities {
     pub forbid_overwrite: bool,
     /// Whether rename is one request of the store's own.
     pub native_rename: bool,
+    /// The region that the store says the bucket is in.
+    pub region: Option<String>,
     /// What happens to replaced and deleted objects.
     pub versioning: Versioning,
 }
@@ -52,6 +54,7 @@ impl Capabilities {
             largest_user_meta: 2048,
             forbid_overwrite: true,
             native_rename: false,
+            region: None,
             versioning: Versioning::Never,
         }
     }

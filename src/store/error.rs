@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::store::Key;
+use crate::store::{Key, Way};
 
 /// Why a store call failed. A variant exists because somebody acts differently on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,6 +75,7 @@ struct Detail {
     code: Option<String>,
     message: String,
     request_id: Option<String>,
+    way: Option<Way>,
     tries: u32,
     renewed: bool,
 }
@@ -91,6 +92,7 @@ impl Error {
             code: None,
             message: message.into(),
             request_id: None,
+            way: None,
             tries: 1,
             renewed: false,
         }))
@@ -128,6 +130,13 @@ impl Error {
         self
     }
 
+    /// Adds what was wrong with the way, where no answer came.
+    #[must_use]
+    pub fn because(mut self, way: Option<Way>) -> Self {
+        self.0.way = way;
+        self
+    }
+
     /// Says that the effect may be there all the same.
     #[must_use]
     pub fn unknown(mut self) -> Self {
@@ -157,6 +166,26 @@ impl Error {
     /// Whether the effect may be there.
     pub fn outcome(&self) -> Outcome {
         self.0.outcome
+    }
+
+    /// What was attempted, as COS names it.
+    pub fn operation(&self) -> &'static str {
+        self.0.operation
+    }
+
+    /// Bucket and key, as a person would write them; nothing escaped.
+    pub fn target(&self) -> &str {
+        &self.0.target
+    }
+
+    /// What was said of it, as a sentence; nothing escaped.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// What was wrong with the way, if no answer came and that much is known.
+    pub fn way(&self) -> Option<Way> {
+        self.0.way
     }
 
     /// The HTTP status, if there was an answer.
@@ -190,17 +219,17 @@ impl fmt::Display for Error {
         let Detail { operation, target, status, code, message, request_id, tries, outcome, .. } = &*self.0;
         write!(f, "{operation}")?;
         if !target.is_empty() {
-            write!(f, " of {}", target.escape_debug())?;
+            write!(f, " of {}", Shown(target))?;
         }
         write!(f, ": ")?;
         match (code, status) {
-            (Some(code), Some(status)) => write!(f, "{code} ({status}), ")?,
+            (Some(code), Some(status)) => write!(f, "{} ({status}), ", Shown(code))?,
             (None, Some(status)) => write!(f, "HTTP {status}, ")?,
             _ => {}
         }
-        write!(f, "{}", message.escape_debug())?;
+        write!(f, "{}", Shown(message.trim_end_matches('.')))?;
         if let Some(id) = request_id {
-            write!(f, ", request {}", id.escape_debug())?;
+            write!(f, ", request {}", Shown(id))?;
         }
         if *tries > 1 {
             write!(f, ", {tries} tries")?;
@@ -212,4 +241,40 @@ impl fmt::Display for Error {
     }
 }
 
+/// Text from outside in a sentence for a person: on one line, speaking to no terminal, and not without an end.
+struct Shown<'a>(&'a str);
+
+impl Shown<'_> {
+    /// A key has 850 bytes; what is longer is a server's prose.
+    const MOST: usize = 900;
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars().take(Self::MOST) {
+            // Backslashes stay single and quotes bare: this is read, not parsed.
+            if matches!(c, '\\' | '"' | '\'') { write!(f, "{c}")? } else { write!(f, "{}", c.escape_debug())? }
+        }
+        if self.0.chars().nth(Self::MOST).is_some() { write!(f, "…") } else { Ok(()) }
+    }
+}
+
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_words_stay_on_their_line() {
+        let prose = format!("no\n\u{1b}[2J\u{202e}{}", "x".repeat(5000));
+        let error = Error::new(Kind::Denied, "GET Object", prose).at("cos://b/it's \"a\\b\"").answered(
+            403,
+            Some("Access\rDenied".to_owned()),
+            Some("id\n".to_owned()),
+        );
+        let shown = error.to_string();
+        assert!(shown.starts_with("GET Object of cos://b/it's \"a\\b\": Access\\rDenied (403), no\\n\\u{1b}[2J\\u{202e}xxx"), "{shown}");
+        assert!(shown.len() < 1200 && shown.ends_with("…, request id\\n"), "{shown}");
+    }
+}

@@ -11,15 +11,19 @@
 //! - S4: no secret in any `Debug`, log or error.
 //! - S5: an unknown outcome can be settled: what we made carries our token, what we delete or replace is named by version.
 
+mod access;
 mod capabilities;
+mod certificate;
 mod checksum;
 pub mod cos;
 mod error;
 mod http;
 pub mod memory;
 mod operation;
+pub mod probe;
 mod proxy;
 mod types;
+mod way;
 mod wrap;
 mod xml;
 
@@ -27,8 +31,11 @@ use std::{fmt::Debug, ops::Range, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 
+use wrap::{fault, limit, meter, retry};
+
 use crate::support::{Clock, Ctx, Metrics};
 
+pub use access::ACCESS;
 pub use capabilities::{Capabilities, Versioning};
 pub use error::{Error, Kind, Outcome};
 pub use operation::Operation;
@@ -40,6 +47,7 @@ pub use types::{
     Part, PartNumber, Payload, Replaces, Segment, Source, Sse, Stored, Tags, Upload, UploadId, VersionId,
 };
 
+pub use way::Way;
 pub use wrap::fault::{Fault, Faults};
 
 /// What a store call returns.
@@ -126,12 +134,14 @@ pub trait Bucket: Debug + Send + Sync {
 pub struct CosConfig {
     /// Where buckets and the account are: [`cos::Endpoints::parse`].
     pub endpoints: cos::Endpoints,
-    /// Who signs: [`cos::Fixed::from_environment`], or another provider.
+    /// Who signs: [`cos::open_credentials`], or [`cos::Fixed`].
     pub credentials: Arc<dyn cos::Provider>,
     /// A PEM file of authorities trusted beside the system's.
     pub ca_file: Option<PathBuf>,
     /// Most requests in flight, over all buckets.
     pub connections: usize,
+    /// Whether what is late is asked for twice.
+    pub hedging: bool,
 }
 
 impl CosConfig {
@@ -145,9 +155,10 @@ impl CosConfig {
 /// # Errors
 /// A sentence about the CA file or the TLS set-up.
 pub fn open_cos(config: CosConfig, metrics: &Metrics, clock: Arc<dyn Clock>) -> std::result::Result<Arc<dyn Service>, String> {
-    let CosConfig { endpoints, credentials, ca_file, connections } = config;
+    let CosConfig { endpoints, credentials, ca_file, connections, hedging } = config;
     let dialect = cos::CosService::new(endpoints, credentials, ca_file.as_deref(), Arc::clone(&clock))?;
-    Ok(stack(Arc::new(dialect), connections, metrics, clock, None))
+    let hedged = hedging.then(|| (metrics.counter("hedged_gets"), metrics.counter("hedged_gets_won")));
+    Ok(wrapped(Arc::new(dialect), connections, metrics, retry::Setup { clock, hedged }))
 }
 
 /// Any dialect with everything around it, and below it the faults of a test.
@@ -158,12 +169,16 @@ pub fn stack(
     clock: Arc<dyn Clock>,
     faults: Option<Arc<Faults>>,
 ) -> Arc<dyn Service> {
-    use wrap::{fault::Faulty, limit, meter, retry::Retry};
     let dialect = match faults {
-        Some(faults) => Arc::new(Faulty::<dyn Service>::new(dialect, faults)),
+        Some(faults) => Arc::new(fault::Faulty::<dyn Service>::new(dialect, faults)),
         None => dialect,
     };
+    wrapped(dialect, connections, metrics, retry::Setup { clock, hedged: None })
+}
+
+fn wrapped(dialect: Arc<dyn Service>, connections: usize, metrics: &Metrics, setup: retry::Setup) -> Arc<dyn Service> {
     let metered: Arc<dyn Service> = Arc::new(meter::Meter::<dyn Service>::new(dialect, meter::Counts::new(metrics)));
-    let limited: Arc<dyn Service> = Arc::new(limit::Limit::<dyn Service>::new(metered, limit::Places::new(connections, clock)));
-    Arc::new(Retry::<dyn Service>::new(limited))
+    let places = limit::Places::new(connections, Arc::clone(&setup.clock));
+    let limited: Arc<dyn Service> = Arc::new(limit::Limit::<dyn Service>::new(metered, places));
+    Arc::new(retry::Retry::<dyn Service>::new(limited, setup))
 }

@@ -522,6 +522,15 @@ impl Body {
         Self { stream: Box::pin(self.stream.map(spoil).chain(futures_util::stream::iter(at_end))), ..self }
     }
 
+    /// The same body, once its first bytes are here.
+    ///
+    /// # Errors
+    /// They did not come.
+    pub(super) async fn begun(mut self) -> Result<Self> {
+        let first = self.stream.next().await.transpose()?;
+        Ok(Self { stream: Box::pin(futures_util::stream::iter(first.map(Ok)).chain(self.stream)), ..self })
+    }
+
     /// How many bytes are still to come.
     pub fn left(&self) -> u64 {
         self.left

@@ -1,13 +1,14 @@
 //! The context that travels as the first argument of every call that may wait: who asks, how long to wait without progress, how urgent.
 //!
-//! The deadline is one *without progress*: whoever moves a byte or finishes a request on behalf of the call says [`Ctx::progressed`], and the
-//! time starts anew. So a rename of a million objects is fine and a black hole is not. Clones share the same deadline.
+//! The deadline is one *without progress*: whoever finishes a request on behalf of the call says [`Ctx::progressed`], and the time starts anew.
+//! Bytes say [`Ctx::moved`], and count only as a flow: what trickles below [`SLOWEST`] moves no deadline, or a server that sends a byte now and then
+//! would keep a program waiting for ever. So a rename of a million objects is fine and a black hole is not. Clones share the same deadline.
 
 use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -15,6 +16,9 @@ use std::{
 use tokio::time::Instant;
 
 use crate::support::Clock;
+
+/// Bytes a second below which a transfer counts as standing still.
+pub const SLOWEST: u64 = 16 << 10;
 
 /// How urgent a call is: limits serve the first before the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +59,22 @@ struct Progress {
     start: Instant,
     /// Milliseconds after `start` at which something last moved.
     last: AtomicU64,
+    /// Bytes since then.
+    bytes: AtomicU64,
+    /// Attempts since then that stood still.
+    setbacks: AtomicU32,
+}
+
+impl Progress {
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.clock.now().duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn mark(&self, at: u64) {
+        self.last.store(at, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+        self.setbacks.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Ctx {
@@ -67,7 +87,7 @@ impl Ctx {
             gid: None,
             urgency: Urgency::Demand,
             patience,
-            progress: Arc::new(Progress { clock, start, last: AtomicU64::new(0) }),
+            progress: Arc::new(Progress { clock, start, last: AtomicU64::new(0), bytes: AtomicU64::new(0), setbacks: AtomicU32::new(0) }),
         }
     }
 
@@ -98,8 +118,45 @@ impl Ctx {
 
     /// Something moved: the deadline starts anew.
     pub fn progressed(&self) {
-        let elapsed = self.progress.clock.now().duration_since(self.progress.start);
-        self.progress.last.store(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.progress.mark(self.progress.elapsed());
+    }
+
+    /// Bytes moved: the deadline starts anew if, since it last did, they flowed at [`SLOWEST`] or faster.
+    pub fn moved(&self, bytes: u64) {
+        let elapsed = self.progress.elapsed();
+        let since = elapsed.saturating_sub(self.progress.last.load(Ordering::Relaxed));
+        let moved = self.progress.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if moved.saturating_mul(1000) >= since.saturating_mul(SLOWEST) {
+            self.progress.mark(elapsed);
+        }
+    }
+
+    /// This call waits for `other`: what moved there last has moved here. Says whether that was later than what had moved here.
+    pub fn follow(&self, other: &Self) -> bool {
+        let moved = other.progress.start + Duration::from_millis(other.progress.last.load(Ordering::Relaxed));
+        let moved = u64::try_from(moved.saturating_duration_since(self.progress.start).as_millis()).unwrap_or(u64::MAX);
+        let later = moved > self.progress.last.load(Ordering::Relaxed);
+        if later {
+            self.progress.mark(moved);
+        }
+        later
+    }
+
+    /// So much time went by on the caller's own side, which waited for nothing: the deadline is that much later.
+    pub fn excuse(&self, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let last = self.progress.last.load(Ordering::Relaxed).saturating_add(time).min(self.progress.elapsed());
+        self.progress.last.store(last, Ordering::Relaxed);
+    }
+
+    /// An attempt on behalf of the call stood still and was given up.
+    pub fn set_back(&self) {
+        self.progress.setbacks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many attempts in a row stood still.
+    pub fn setbacks(&self) -> u32 {
+        self.progress.setbacks.load(Ordering::Relaxed)
     }
 
     /// The instant at which the call gives up, unless something moves before.
@@ -161,5 +218,53 @@ mod tests {
             7
         };
         assert_eq!(cx.bounded(work).await, Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_moves_no_deadline_and_a_flow_does() {
+        for (bytes, ends) in [(1 << 10, true), (8 << 10, true), (20 << 10, false)] {
+            let cx = cx(10);
+            let transfer = async {
+                for _ in 0..60 {
+                    cx.clock().sleep(Duration::from_secs(1)).await;
+                    cx.moved(bytes);
+                }
+            };
+            assert_eq!(cx.bounded(transfer).await.is_err(), ends, "{bytes} bytes a second");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_makes_good_for_a_pause_but_hoards_nothing() {
+        let cx = cx(10);
+        cx.moved(1 << 30);
+        cx.clock().sleep(Duration::from_secs(9)).await;
+        cx.moved(100 << 10);
+        assert!(cx.remaining() <= Duration::from_secs(1), "100 KiB in nine seconds, whatever came before");
+        cx.moved(100 << 10);
+        assert_eq!(cx.remaining(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_caller_did_itself_is_not_waiting() {
+        let cx = cx(10);
+        cx.clock().sleep(Duration::from_secs(8)).await;
+        cx.excuse(Duration::from_secs(5));
+        assert_eq!(cx.remaining(), Duration::from_secs(7));
+        cx.excuse(Duration::from_secs(500));
+        assert_eq!(cx.remaining(), Duration::from_secs(10), "never more than all of it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_another_call_waits_from_when_that_last_moved() {
+        let first = cx(10);
+        first.clock().sleep(Duration::from_secs(8)).await;
+        let second = cx(10);
+        first.clock().sleep(Duration::from_secs(1)).await;
+        first.progressed();
+        first.clock().sleep(Duration::from_secs(7)).await;
+        assert!(second.follow(&first));
+        assert_eq!(second.remaining(), Duration::from_secs(3));
+        assert!(!second.follow(&first), "nothing has moved since");
     }
 }

@@ -11,7 +11,7 @@ mod tasks;
 
 pub use budget::{Budget, Reservation, Share};
 pub use clock::{Clock, SystemClock};
-pub use ctx::{Ctx, NoProgress, Urgency};
+pub use ctx::{Ctx, NoProgress, SLOWEST, Urgency};
 pub use metrics::{Counter, Metrics};
 pub use size::ByteSize;
 pub use tasks::TaskGroup;

@@ -321,7 +321,7 @@ impl Vfs {
     /// Everything the successor of an object is to be given; EPERM where that cannot be known.
     pub(super) async fn preserved(&self, cx: &Ctx, head: &crate::store::Head) -> Result<Meta> {
         if head.meta.sse == Some(crate::store::Sse::Customer) {
-            return Err(Error::Denied("the object is encrypted with a key that this mount does not have".to_owned()));
+            return Err(Error::Denied("the object is encrypted with a key that this mount does not have".into()));
         }
         let mut meta = head.meta.clone();
         meta.token = None;

@@ -122,16 +122,12 @@ impl Vfs {
             if left.is_zero() {
                 return Err(NoProgress(cx.patience()).into());
             }
-            let (moved_until, watch) = (blocker.deadline(), left / 2);
             tokio::select! {
                 () = released => {}
                 // Nothing is released while one blocker holds on, so its progress is looked at in between.
-                () = self.clock.sleep(watch.max(SHORTEST_WATCH)) => {
-                    if blocker.deadline() > moved_until {
-                        cx.progressed();
-                    }
-                }
+                () = self.clock.sleep((left / 2).max(SHORTEST_WATCH)) => {}
             }
+            cx.follow(&blocker);
         }
     }
 }

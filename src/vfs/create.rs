@@ -136,7 +136,9 @@ impl Vfs {
             node.facts.origin.clone().ok_or(Error::Stale)?
         };
         if origin.size == 0 || origin.size > LONGEST_LINK {
-            return Err(Error::Io(format!("{}: a symbolic link's target has 1 to {LONGEST_LINK} bytes, not {}", origin.key, origin.size)));
+            return Err(Error::Io(
+                format!("{}: a symbolic link's target has 1 to {LONGEST_LINK} bytes, not {}", origin.key, origin.size).into(),
+            ));
         }
         let target = self.bucket.get(cx, &origin, 0..origin.size).await?.collect().await?;
         let mut names = self.names.lock();

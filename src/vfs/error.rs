@@ -1,10 +1,34 @@
 //! Why a file-system operation failed. `fuse/errno.rs` gives each variant exactly one errno.
 
+use std::fmt;
+
 use crate::data;
 
 use crate::store;
 
 use crate::support::NoProgress;
+
+/// Why, in words; and the store's refusal, where it was the store.
+#[derive(Debug, Clone)]
+pub struct Why {
+    text: String,
+    refusal: Option<store::Error>,
+}
+
+/// What the store refused and how, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal<'a> {
+    /// Bucket and key; nothing escaped.
+    pub target: &'a str,
+    /// The store's code.
+    pub code: Option<&'a str>,
+    /// The HTTP status.
+    pub status: Option<u16>,
+    /// The request's id.
+    pub request_id: Option<&'a str>,
+    /// How often it was tried.
+    pub tries: u32,
+}
 
 /// A failed file-system operation.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +68,7 @@ pub enum Error {
     ReadOnly,
     /// The credentials may not do this, or the object is archived (EACCES).
     #[error("{0}")]
-    Denied(String),
+    Denied(Why),
     /// More than can be done as one rename; the program copies instead (EXDEV).
     #[error("{0}")]
     CrossDevice(&'static str),
@@ -71,24 +95,62 @@ pub enum Error {
     NoSpace,
     /// A quota of the account is used up (EDQUOT).
     #[error("{0}")]
-    Quota(String),
+    Quota(Why),
     /// Busy: the store says so, or the operation meets another (EBUSY).
     #[error("{0}")]
-    Busy(String),
+    Busy(Why),
     /// Nothing moved within `--io-timeout` (ETIMEDOUT).
     #[error("{0}")]
-    TimedOut(String),
+    TimedOut(Why),
     /// Everything else that went wrong below (EIO).
     #[error("{0}")]
-    Io(String),
+    Io(Why),
     /// The mount is being stopped (ENODEV... answered as EIO while draining).
     #[error("the mount is being stopped")]
     Stopping,
 }
 
+impl Error {
+    /// What the store refused, if it was the store.
+    pub fn refusal(&self) -> Option<Refusal<'_>> {
+        let (Self::Denied(why) | Self::Quota(why) | Self::Busy(why) | Self::TimedOut(why) | Self::Io(why)) = self else { return None };
+        why.refusal.as_ref().map(|error| Refusal {
+            target: error.target(),
+            code: error.code(),
+            status: error.status(),
+            request_id: error.request_id(),
+            tries: error.tries(),
+        })
+    }
+}
+
+impl From<String> for Why {
+    fn from(text: String) -> Self {
+        Self { text, refusal: None }
+    }
+}
+
+impl From<&str> for Why {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<store::Error> for Why {
+    fn from(error: store::Error) -> Self {
+        Self { text: error.to_string(), refusal: Some(error) }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl From<NoProgress> for Error {
     fn from(late: NoProgress) -> Self {
-        Self::TimedOut(late.to_string())
+        Self::TimedOut(late.to_string().into())
     }
 }
 
@@ -99,21 +161,21 @@ impl From<store::Error> for Error {
             Kind::NotFound => Self::NotFound,
             Kind::Precondition | Kind::Conflict => Self::Stale,
             Kind::Exists => Self::Exists,
-            Kind::Denied | Kind::Expired | Kind::Archived => Self::Denied(error.to_string()),
+            Kind::Denied | Kind::Expired | Kind::Archived => Self::Denied(error.into()),
             Kind::Locked => Self::NotPermitted("the object is under retention"),
             Kind::NotEmpty => Self::NotEmpty,
             Kind::KeyTooLong => Self::NameTooLong,
             Kind::TooLarge => Self::TooLarge,
-            Kind::Quota => Self::Quota(error.to_string()),
+            Kind::Quota => Self::Quota(error.into()),
             Kind::Unsupported => Self::Unsupported,
-            Kind::NoProgress => Self::TimedOut(error.to_string()),
+            Kind::NoProgress => Self::TimedOut(error.into()),
             Kind::NoSuchBucket
             | Kind::NoSuchUpload
             | Kind::Invalid
             | Kind::Throttled
             | Kind::Unavailable
             | Kind::Corrupt
-            | Kind::Source => Self::Io(error.to_string()),
+            | Kind::Source => Self::Io(error.into()),
         }
     }
 }
@@ -124,10 +186,10 @@ impl From<data::Error> for Error {
             data::Error::Stale | data::Error::Conflict => Self::Stale,
             data::Error::Exists => Self::Exists,
             data::Error::NoRoom => Self::NoSpace,
-            data::Error::Archived => Self::Denied(error.to_string()),
+            data::Error::Archived => Self::Denied(error.to_string().into()),
             data::Error::TooLarge => Self::TooLarge,
             data::Error::Store(error) => error.into(),
-            data::Error::Staging(_) | data::Error::Streaming => Self::Io(error.to_string()),
+            data::Error::Staging(_) | data::Error::Streaming => Self::Io(error.to_string().into()),
             data::Error::NoProgress(error) => error.into(),
         }
     }

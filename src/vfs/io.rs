@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Between tries of a commit that nobody waits for.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The same after an outage: the store sees to it that not all ask at once.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(4);
 /// Files committed at once to make room.
 const COMMITTED_AT_ONCE: usize = 16;
 
@@ -131,6 +133,7 @@ impl Vfs {
     /// Commits what the last handle left, again and again until it is done, a new handle takes over, or it can never be.
     async fn commit_behind(self: &Arc<Self>, ino: Ino) {
         let mut pause = FIRST_PAUSE;
+        let mut told = false;
         loop {
             let cx = Ctx::background(Arc::clone(&self.clock), PATIENCE).with_urgency(Urgency::WriteOut);
             let failure = self.commit(&cx, ino).await.err();
@@ -140,8 +143,14 @@ impl Vfs {
                 Some(Error::Stale | Error::Exists) => true,
                 Some(_) => false,
             };
-            if let Some(error) = &failure {
-                tracing::error!(ino = ino.0, %error, "changes of a closed file are not in COS yet");
+            match &failure {
+                Some(error) if told => tracing::debug!(ino = ino.0, %error, "still not in COS"),
+                Some(error) => {
+                    self.tell_unsent(ino, error);
+                    told = true;
+                }
+                None if told => tracing::info!(key = self.key_of(ino), ino = ino.0, "in COS now"),
+                None => {}
             }
             let (ended, go_on) = {
                 let mut names = self.names.lock();
@@ -158,8 +167,9 @@ impl Vfs {
             if !go_on {
                 return;
             }
-            if failure.is_some() {
-                self.clock.sleep(pause).await;
+            if let Some(error) = failure {
+                let outage = matches!(error, Error::TimedOut(_) | Error::Io(_));
+                self.clock.sleep(if outage { pause.min(OUTAGE_PAUSE) } else { pause }).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
@@ -207,7 +217,6 @@ impl Vfs {
             tried.extend(heaviest.iter().copied());
             let commits = stream::iter(heaviest).map(|ino| self.commit(cx, ino)).buffer_unordered(COMMITTED_AT_ONCE);
             let results: Vec<Result<()>> = commits.collect().await;
-            cx.progressed();
             if results.iter().all(Result::is_err) {
                 if let Some(Err(error)) = results.first() {
                     tracing::warn!(%error, "no room for more changes, and those that are here could not be committed");

@@ -102,7 +102,7 @@ impl Vfs {
                 None => Found::Absent(self.config.negative_ttl),
             });
         }
-        Err(Error::Busy("the name changes faster than COS answers".to_owned()))
+        Err(Error::Busy("the name changes faster than COS answers".into()))
     }
 
     /// As [`Vfs::find`], with an absent name as an error; the inode may be gone again when this returns.

@@ -27,6 +27,7 @@ mod rename;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unsent;
 mod xattr;
 
 use std::{
@@ -54,11 +55,12 @@ use crate::support::{Budget, Clock, Ctx, Metrics, Reservation, Share, TaskGroup}
 use claims::Claims;
 use handles::{Handles, OpenFile};
 use index::Index;
-use keymap::KeyMap;
+use keymap::{KeyMap, Name};
 use meta::Attributes;
 use tree::{Facts, Local, Nameless, Place, Tree};
+use unsent::Unsent;
 
-pub use error::Error;
+pub use error::{Error, Refusal, Why};
 pub use recover::recover;
 
 /// What a file-system operation returns.
@@ -393,6 +395,8 @@ pub struct Vfs {
     stopping: AtomicBool,
     /// Wakes whoever waits for a claim.
     released: tokio::sync::Notify,
+    /// What was told of late of changes that could not be sent.
+    unsent: Unsent,
     /// Guards inodes, open files and claims together, so that an operation tells all of them at once. Never held while waiting.
     names: Mutex<Names>,
 }
@@ -431,6 +435,7 @@ impl Vfs {
             _memory: budget.try_reserve(Share::Names, memory),
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
+            unsent: Unsent::default(),
             names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default() }),
             config,
             bucket,
@@ -454,16 +459,42 @@ impl Vfs {
 
     /// Refuses new changes, commits what is dirty, and says what could not be.
     pub async fn drain(self: &Arc<Self>, cx: &Ctx) -> Left {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.refuse_changes();
         let dirty = self.names.lock().uncommitted();
         stream::iter(dirty)
             .for_each_concurrent(DRAINED_AT_ONCE, |ino| async move {
                 if let Err(error) = self.commit(cx, ino).await {
-                    tracing::error!(ino = ino.0, %error, "a file's changes are not in COS");
+                    self.tell_unsent(ino, &error);
                 }
             })
             .await;
         self.left()
+    }
+
+    /// The key that an inode stands for, as a person would look for it; for the log.
+    pub fn key_of(&self, ino: Ino) -> Option<String> {
+        let key = self.names.lock().key(&self.keys, ino).ok()?;
+        Some(format!("cos://{}/{key}", self.bucket.name()))
+    }
+
+    /// From here on nothing is changed any more.
+    pub fn refuse_changes(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Files whose changes are not in COS, at most so many, those with the most dirty bytes first: each with its path in the mount and these bytes.
+    pub fn left_files(&self, most: usize) -> Vec<(String, u64)> {
+        let mut files: Vec<(u64, String)> = {
+            let names = self.names.lock();
+            let one = |ino: Ino| {
+                let path = names.tree.path(ino).unwrap_or_default();
+                let path = path.iter().map(Name::as_str).collect::<Vec<_>>().join("/");
+                (names.open.get(&ino).map_or(0, |open| open.file.dirty_bytes()), path)
+            };
+            names.uncommitted().into_iter().map(one).collect()
+        };
+        files.sort_unstable_by(|one, other| other.cmp(one));
+        files.into_iter().take(most).map(|(bytes, path)| (path, bytes)).collect()
     }
 
     /// What is not in COS at this moment.
@@ -487,7 +518,7 @@ impl Vfs {
             // Nobody listens any more if the caller was dropped; the work is done all the same.
             drop(tell.send(work.await));
         });
-        told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".to_owned())))
+        told.await.unwrap_or_else(|_| Err(Error::Io("the operation was cut off: the mount is being stopped, or it panicked".into())))
     }
 
     /// A mark for a new object, by which an unknown outcome is settled.

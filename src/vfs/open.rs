@@ -70,7 +70,7 @@ impl Vfs {
             };
             return self.finish_open(cx, ino, flags, attached).await;
         }
-        Err(Error::Busy("the file changes faster than COS answers".to_owned()))
+        Err(Error::Busy("the file changes faster than COS answers".into()))
     }
 
     /// Whether the open has to ask what COS has.
@@ -99,10 +99,10 @@ impl Vfs {
             Err(error) => return Err(error.into()),
         };
         if head.archived && !flags.truncate {
-            return Err(Error::Denied(format!("{key} is archived: restore it first")));
+            return Err(Error::Denied(format!("{key} is archived: restore it first").into()));
         }
         if head.meta.sse == Some(Sse::Customer) {
-            return Err(Error::Denied(format!("{key} is encrypted with a key that this mount does not have")));
+            return Err(Error::Denied(format!("{key} is encrypted with a key that this mount does not have").into()));
         }
         Ok(head)
     }

@@ -96,7 +96,7 @@ impl Vfs {
             }
             drop(names);
         }
-        Err(Error::Busy("the name changes faster than it can be claimed".to_owned()))
+        Err(Error::Busy("the name changes faster than it can be claimed".into()))
     }
 
     /// Removes an object; that it is gone already is success.

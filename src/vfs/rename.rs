@@ -110,7 +110,7 @@ impl Vfs {
             drop(claim);
             return moved;
         }
-        Err(Error::Busy("the names change faster than they can be claimed".to_owned()))
+        Err(Error::Busy("the names change faster than they can be claimed".into()))
     }
 
     /// What POSIX asks of the two names.

@@ -1,6 +1,11 @@
 //! The commands as a user types them: background and front, errors and exit codes, the end of a mount, and that secrets stay secret.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
+
+mod logs;
+mod misconfigured;
+mod snapshot;
+mod words;
 
 use std::{
     fs::{self, File},
@@ -46,7 +51,10 @@ impl Stage {
         let mut command = cosmount(&["mount", BUCKET]);
         command.arg(self.at()).args(["--region", "ap-guangzhou", "--endpoint", &self.server.endpoint()]);
         command.arg("--staging").arg(self.dir.path().join("staging"));
-        command.arg("--log-file").arg(self.dir.path().join("log")).args(["--log-level", "trace"]).args(extra).envs(SECRETS);
+        command.arg("--log-file").arg(self.dir.path().join("log")).args(extra).envs(SECRETS);
+        if !extra.contains(&"--log-level") {
+            command.args(["--log-level", "trace"]);
+        }
         command
     }
 
@@ -77,7 +85,8 @@ impl Drop for Stage {
 
 fn cosmount(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cosmount"));
-    command.args(words).stdin(Stdio::null());
+    // Neither the width of a terminal nor what the user of this host has configured is a part of any test.
+    command.args(words).stdin(Stdio::null()).env("COLUMNS", "100").env("COSMOUNT_CONFIG", "/dev/null");
     for (name, _) in SECRETS {
         command.env_remove(name);
     }
@@ -165,7 +174,7 @@ fn what_cannot_be_mounted_is_explained() {
     fails(stage.mount(&["--ca-file", "/nonexistent.pem"]).stdin(Stdio::null()), 32, &["/nonexistent.pem"]);
     let mut other = cosmount(&["mount", "absent-1250000000"]);
     other.arg(stage.at()).args(["--staging", "none", "--endpoint", &stage.server.endpoint(), "--region", "ap-guangzhou"]).envs(SECRETS);
-    fails(&mut other, 32, &["404", "no such bucket", "absent-1250000000", "--region"]);
+    fails(&mut other, 32, &["404", "NoSuchBucket", "absent-1250000000", "--region"]);
     let mut nowhere = cosmount(&["mount", BUCKET, "/nonexistent/directory"]);
     fails(nowhere.envs(SECRETS), 32, &["does not exist", "mkdir -p"]);
     let mut file = cosmount(&["mount", BUCKET, "/etc/passwd"]);

@@ -26,6 +26,7 @@ pub struct Builder {
     args: Vec<String>,
     environment: Vec<(String, String)>,
     config: Option<Config>,
+    server: Option<Arc<Server>>,
     prefix: String,
     without_staging: bool,
     under: Vec<String>,
@@ -69,6 +70,12 @@ impl Builder {
         self
     }
 
+    /// Uses this emulator, which has the bucket.
+    pub fn on(mut self, server: Arc<Server>) -> Self {
+        self.server = Some(server);
+        self
+    }
+
     /// Mounts what is below this prefix (ending in `/`).
     pub fn prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.prefix);
@@ -89,7 +96,8 @@ impl Builder {
 
     /// Starts the emulator and mounts.
     pub fn start(self) -> Mounted {
-        let server = Arc::new(Server::start(self.config.unwrap_or_else(|| Config::with_bucket(BUCKET))).unwrap());
+        let fresh = || Arc::new(Server::start(self.config.unwrap_or_else(|| Config::with_bucket(BUCKET))).unwrap());
+        let server = self.server.unwrap_or_else(fresh);
         let directory = Arc::new(tempfile::Builder::new().prefix("cosmount-test-").tempdir().unwrap());
         fs::create_dir(directory.path().join("mnt")).unwrap();
         let Self { prefix, environment, args, without_staging, under, .. } = self;
@@ -141,7 +149,7 @@ impl Mounted {
             .arg("--staging")
             .arg(if self.without_staging { PathBuf::from("none") } else { self.staging() })
             .args(&self.args)
-            .envs([("COS_SECRET_ID", "AKIDEXAMPLE"), ("COS_SECRET_KEY", "exampleSecretKey")])
+            .envs([("COS_SECRET_ID", "AKIDEXAMPLE"), ("COS_SECRET_KEY", "exampleSecretKey"), ("COSMOUNT_CONFIG", "/dev/null")])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -438,6 +446,14 @@ pub fn write_tree(root: &Path, files: usize) {
             symlink(format!("../d1/f{n}"), directory.join(format!("link{n}"))).unwrap();
             fs::create_dir_all(directory.join(format!("empty{n}"))).unwrap();
         }
+    }
+}
+
+/// Appends what a long test gave to the file that `COSMOUNT_RESULT` names.
+pub fn record(result: &str) {
+    use std::io::Write;
+    if let Some(path) = std::env::var_os("COSMOUNT_RESULT") {
+        writeln!(File::options().create(true).append(true).open(path).unwrap(), "{result}").unwrap();
     }
 }
 

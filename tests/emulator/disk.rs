@@ -65,13 +65,31 @@ fn restart_finds_everything() {
     assert_eq!((files("data"), files("buckets")), (0, 0));
 }
 
+#[test]
+fn broken_record_is_an_error_and_no_delete_marker() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = || Config { data: Some(dir.path().to_owned()), ..Config::default() };
+    Emulator::with(config()).put("/k", b"x");
+    let mut records = std::fs::read_dir(dir.path().join("buckets").join(BUCKET).join("objects")).unwrap();
+    let path = records.next().unwrap().unwrap().path();
+    let record = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, record.replace("\"etag\"", "\"tag\"")).unwrap();
+    assert!(Server::start(config()).is_err());
+    std::fs::write(&path, record).unwrap();
+    assert_eq!(Emulator::with(config()).get("/k").body, b"x");
+}
+
 /// The program, killed when the test ends.
 struct Program(Child);
 
 impl Program {
     fn start(dir: &std::path::Path) -> (Self, std::net::SocketAddr) {
+        Self::with(dir, &[])
+    }
+
+    fn with(dir: &std::path::Path, flags: &[&str]) -> (Self, std::net::SocketAddr) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cos-emulator"));
-        command.args(["--anonymous", "--bucket", "b-125:ap-x", "--data"]).arg(dir).stdout(Stdio::piped());
+        command.args(["--anonymous", "--bucket", "b-125:ap-x", "--data"]).arg(dir).args(flags).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -123,6 +141,25 @@ fn what_was_answered_survives_kill_9() {
         }
         assert!(acknowledged.iter().all(|(key, _)| server.get(BUCKET, key).is_some()));
     }
+}
+
+#[test]
+fn flags_set_rates_and_restores() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--rates", r#"{"lists": 0}"#, "--restore-delay", "0", "--restore-day", "3600000", "--admin"];
+    let (_program, addr) = Program::with(dir.path(), &flags);
+    let call = |method, path: &str, headers: &[(&str, &str)], body: &[u8]| request(addr, method, path, headers, Some(body));
+    assert_eq!(call("GET", "/b-125/", &[], b"").code(), (503, "SlowDown".into()));
+    assert_eq!(call("PUT", "/b-125/k", &[("x-cos-storage-class", "ARCHIVE")], b"cold").status, 200);
+    assert_eq!(call("POST", "/b-125/k?restore", &[], b"<RestoreRequest><Days>1</Days></RestoreRequest>").status, 202);
+    let get = call("GET", "/b-125/k", &[], b"");
+    assert_eq!(&get.body[..], b"cold");
+    let told = get.header("x-cos-restore").unwrap();
+    let date = told.split('"').nth(3).unwrap();
+    let left = httpdate::parse_http_date(date).unwrap().duration_since(std::time::SystemTime::now()).unwrap();
+    assert!(left.as_secs() <= 3600, "{told}: a day of an hour");
+    assert_eq!(call("PUT", "/_emulator/rates", &[], b"{}").status, 200);
+    assert_eq!(call("GET", "/b-125/", &[], b"").status, 200);
 }
 
 #[test]

@@ -74,6 +74,17 @@ fn lost_answer_leaves_its_effect() {
             [emulator.0.get(BUCKET, "new").is_some(), emulator.0.get(BUCKET, "k").is_none(), emulator.0.get(BUCKET, "log").is_some()];
         assert_eq!(there.iter().filter(|there| **there).count(), 1, "{op}");
     }
+    let emulator = struck(Op::CompleteUpload, Action::LoseAnswer);
+    emulator.0.faults().add(Rule::on(Op::CopyObject, Action::LoseAnswer));
+    let id = emulator.post("/whole?uploads", b"").element("UploadId").unwrap();
+    let etag = emulator.put(&format!("/whole?partNumber=1&uploadId={id}"), b"x").header("etag").unwrap().to_owned();
+    let list = format!("<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>");
+    let complete = || emulator.post(&format!("/whole?uploadId={id}"), list.as_bytes());
+    assert_eq!(complete().status, 0);
+    assert!(emulator.0.get(BUCKET, "whole").is_some());
+    assert_eq!(complete().code(), (404, "NoSuchUpload".into()));
+    assert_eq!(emulator.call("PUT", "/copied", &[("x-cos-copy-source", "/b-125/k")], Some(b"")).status, 0);
+    assert!(emulator.0.get(BUCKET, "copied").is_some());
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn bad_listings_are_refused() {
         assert_eq!(emulator.get(path).code(), (400, code.into()), "{path}");
     }
     assert_eq!(emulator.get("/?max-keys=5000").element("MaxKeys").unwrap(), "1000");
-    assert_eq!(emulator.get("/?versions").status, 501);
+    assert_eq!(emulator.get("/?policy").status, 501);
 }
 
 #[test]

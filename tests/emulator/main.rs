@@ -6,6 +6,7 @@
 #![cfg(feature = "emulator")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, unreachable_pub)]
 
+mod archive;
 mod disk;
 mod faults;
 mod http;
@@ -13,6 +14,8 @@ mod lists;
 mod multipart;
 mod objects;
 mod service;
+mod throttle;
+mod versions;
 
 use std::time::Duration;
 

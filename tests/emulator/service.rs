@@ -57,7 +57,7 @@ fn buckets_have_names_and_a_limit() {
     assert_eq!(request(server.addr(), "HEAD", "/none-125/", &[], None).status, 404);
     let location = request(server.addr(), "GET", "/one-125/?location", &[], None);
     assert_eq!(location.element("LocationConstraint").unwrap(), "cos.ap-guangzhou");
-    assert_eq!(request(server.addr(), "PUT", "/one-125/?versioning", &[], Some(b"")).code(), (501, "NotImplemented".into()));
+    assert_eq!(request(server.addr(), "PUT", "/one-125/?cors", &[], Some(b"")).code(), (501, "NotImplemented".into()));
 }
 
 #[test]
@@ -78,6 +78,28 @@ fn admin_steers_only_where_allowed() {
     assert_eq!(emulator.0.counters().total().requests, 0, "and admin's own requests are not counted");
     let closed = Emulator::start();
     assert_ne!(request(closed.0.addr(), "GET", "/_emulator/faults", &[], None).status, 200);
+}
+
+/// The examples and the names of faults in `docs/emulator.md` are taken.
+#[test]
+fn documented_json_is_understood() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/emulator.md")).unwrap();
+    let examples = |flag: &str| -> Vec<String> {
+        page.split(&format!("{flag} '")).skip(1).map(|rest| rest.split('\'').next().unwrap().to_owned()).collect()
+    };
+    let (faults, rates) = (examples("--fault"), examples("--rates"));
+    assert_eq!((faults.len(), rates.len()), (1, 1));
+    faults.iter().for_each(|text| assert!(Server::parse_rules(text).is_ok(), "{text}"));
+    rates.iter().for_each(|text| assert!(Server::parse_rates(text).is_ok(), "{text}"));
+    let table = page.split("| `\"do\"` |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let names: Vec<&str> = table.lines().skip(2).flat_map(|line| line.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)).collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        // Most need fields; what matters is that the name is one.
+        let wrong =
+            Server::parse_rules(&format!(r#"{{"action":{{"do":"{name}"}}}}"#)).map_or_else(|error| error.to_string(), |_| String::new());
+        assert!(!wrong.contains("unknown variant"), "{name}: {wrong}");
+    }
 }
 
 #[test]

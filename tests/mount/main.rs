@@ -3,9 +3,9 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     clippy::cast_possible_truncation,
     clippy::disallowed_methods,
-    clippy::print_stdout,
     missing_docs,
     unreachable_pub
 )]
@@ -19,8 +19,11 @@ mod liar;
 
 mod errors;
 mod foreign;
+mod hedge;
 mod hostile;
 mod kernel;
 mod limits;
+mod lost;
+mod outage;
 mod posix;
 mod programs;

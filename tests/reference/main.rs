@@ -14,6 +14,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
+mod faults;
 mod mount;
 mod ops;
 mod side;
@@ -97,6 +98,25 @@ fn the_mount_agrees_with_a_local_directory() {
         if let Err(failure) = run(&mut *world(seed), seed, count) {
             panic!("{failure}");
         }
+    }
+}
+
+/// P26: one request in ten meets a fault, and nothing can be seen of it but time.
+#[test]
+fn the_mount_agrees_with_a_local_directory_under_mixed_faults() {
+    let count = usize::try_from(number("COSMOUNT_FAULT_OPS", 100)).unwrap();
+    let rules = faults::script();
+    assert_eq!(rules.len(), 32);
+    for seed in [1, 2] {
+        let mut world = MountWorld::under(seed, rules.clone());
+        if let Err(failure) = run(&mut world, seed, count) {
+            panic!("{failure}");
+        }
+        let struck = world.struck();
+        let share = struck.faults as f64 / struck.requests as f64;
+        record(&format!("    {} requests, {} faults of {} kinds ({:.1} %)", struck.requests, struck.faults, struck.rules, share * 100.0));
+        assert!((0.06..0.15).contains(&share) || struck.requests < 1000, "{struck:?}");
+        assert!(struck.rules == 32 || count < 5000, "{struck:?}");
     }
 }
 

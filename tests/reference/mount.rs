@@ -5,7 +5,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use cosmount::emulator::{Config, Limits};
+use cosmount::emulator::{Config, Limits, Rule};
 
 use crate::{
     common::{BUCKET, Mounted},
@@ -20,10 +20,37 @@ pub struct MountWorld {
     count: usize,
 }
 
+/// What became of a mixed fault script.
+#[derive(Debug)]
+pub struct Struck {
+    pub requests: u64,
+    pub faults: u64,
+    /// Rules that struck at least once.
+    pub rules: usize,
+}
+
 impl MountWorld {
     /// A mount, with one of the defects it can be started with.
     pub fn new(seed: u64, defect: Option<&str>) -> Self {
         Self { mounted: start(seed, defect), seed, defect: defect.map(str::to_owned), count: 0 }
+    }
+
+    /// A mount whose requests meet these faults from now on.
+    pub fn under(seed: u64, rules: Vec<Rule>) -> Self {
+        let world = Self::new(seed, None);
+        world.mounted.server().clear_log();
+        world.mounted.fault(rules).keep();
+        world
+    }
+
+    /// What the faults did.
+    pub fn struck(&self) -> Struck {
+        let rules = self.mounted.server().faults().list();
+        Struck {
+            requests: self.mounted.counters().total().requests,
+            faults: rules.iter().map(|rule| rule.struck).sum(),
+            rules: rules.iter().filter(|rule| rule.struck > 0).count(),
+        }
     }
 }
 

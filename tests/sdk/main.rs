@@ -7,8 +7,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use cosmount::emulator::{Account, Action, Config, Op, Rule, Server, Token};
+use cosmount::emulator::{Account, Action, Config, Op, Rates, Restoring, Rule, Server, Token, Versioning};
 
 const BUCKET: &str = "example-1250000000";
 
@@ -25,6 +26,12 @@ fn tool(variable: &str, default: &str) -> PathBuf {
 
 fn server() -> Server {
     Server::start(Config::with_bucket(BUCKET)).unwrap()
+}
+
+/// A server whose restores take three seconds.
+fn restoring() -> Server {
+    let restoring = Restoring { delay: Duration::from_secs(3), ..Restoring::default() };
+    Server::start(Config { restoring, ..Config::with_bucket(BUCKET) }).unwrap()
 }
 
 fn run(command: &mut Command, server: &Server) {
@@ -145,6 +152,29 @@ fn python_repeats_after_faults() {
 }
 
 #[test]
+fn python_works_with_versions() {
+    let server = server();
+    python("versions", &server);
+    assert!(server.counters().of(Op::ListVersions).requests > 6);
+    assert_eq!(server.counters().of(Op::DeleteBucket).errors, 1, "not empty once, then deleted");
+}
+
+#[test]
+fn python_restores_from_the_archive() {
+    let server = restoring();
+    python("restore", &server);
+    assert_eq!(server.counters().of(Op::RestoreObject).requests, 5);
+}
+
+#[test]
+fn python_rides_out_throttling() {
+    let server = Server::start(Config { rates: Rates { writes: Some(5), ..Rates::default() }, ..Config::with_bucket(BUCKET) }).unwrap();
+    python("throttled", &server);
+    assert!(server.counters().of(Op::PutObject).throttled >= 2, "{:?}", server.counters());
+    assert!((0..12).all(|n| server.get(BUCKET, format!("k{n}")).is_some()));
+}
+
+#[test]
 fn coscmd_uploads_lists_downloads_copies_and_deletes() {
     let server = server();
     let dir = tempfile::tempdir().unwrap();
@@ -154,13 +184,33 @@ fn coscmd_uploads_lists_downloads_copies_and_deletes() {
     assert_eq!(server.keys(BUCKET, ""), ["copied/a.txt", "copied/empty", "copied/sub dir/b 文.txt", "copied/sub dir/deep/c+d.bin"]);
 }
 
-#[test]
-fn node_uploads_in_parts_gets_and_lists() {
-    let server = server();
+/// Runs one case of the Node SDK.
+fn node(case: &str, server: &Server) {
     let dir = tempfile::tempdir().unwrap();
     let modules = tool("COSMOUNT_NODE_MODULES", "node/node_modules");
     let script = root().join("tests/sdk/node_sdk.js");
-    run(Command::new("node").arg(script).arg(server.endpoint()).arg(dir.path()).env("NODE_PATH", modules), &server);
+    run(Command::new("node").arg(script).arg(case).arg(server.endpoint()).arg(dir.path()).env("NODE_PATH", modules), server);
+}
+
+#[test]
+fn node_uploads_in_parts_gets_and_lists() {
+    let server = server();
+    node("objects", &server);
     assert_eq!(server.counters().of(Op::UploadPart).requests, 6);
     assert!(server.uploads(BUCKET).is_empty());
+}
+
+#[test]
+fn node_works_with_versions() {
+    let server = server();
+    node("versions", &server);
+    assert_eq!(server.versions(BUCKET, "a 文").len(), 0, "all were deleted by their ids");
+}
+
+#[test]
+fn node_restores_from_the_archive() {
+    let server = restoring();
+    assert!(server.set_versioning(BUCKET, Versioning::Enabled));
+    node("restore", &server);
+    assert_eq!(server.counters().of(Op::RestoreObject).requests, 2);
 }

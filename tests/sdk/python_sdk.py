@@ -288,4 +288,92 @@ def retries():
     assert read(c.get_object(BUCKET, "k")) == b"x" * 100000
 
 
+def versions():
+    c = client()
+    assert (c.get_bucket_versioning(BUCKET) or {}).get("Status") is None
+    c.put_object(BUCKET, b"before", "k 文")
+    c.put_bucket_versioning(BUCKET, "Enabled")
+    assert c.get_bucket_versioning(BUCKET)["Status"] == "Enabled"
+    ids = [c.put_object(BUCKET, body, "k 文")["x-cos-version-id"] for body in (b"one", b"two")]
+    gone = c.delete_object(BUCKET, "k 文")
+    assert gone["x-cos-delete-marker"] == "true"
+    refused(404, "NoSuchKey", lambda: c.get_object(BUCKET, "k 文"))
+    refused(405, "MethodNotAllowed", lambda: c.get_object(BUCKET, "k 文", VersionId=gone["x-cos-version-id"]))
+    refused(404, "NoSuchVersion", lambda: c.get_object(BUCKET, "k 文", VersionId="MTg0NDUxNTc1NjIzMTQ1MDAwODg"))
+    assert "k 文" not in [entry["Key"] for entry in c.list_objects(BUCKET).get("Contents", [])]
+    for version, body in [("null", b"before"), (ids[0], b"one"), (ids[1], b"two")]:
+        got = c.get_object(BUCKET, "k 文", VersionId=version)
+        assert (read(got), got["x-cos-version-id"]) == (body, version), got
+        assert c.head_object(BUCKET, "k 文", VersionId=version)["Content-Length"] == str(len(body))
+    # Every page of one entry, newest first.
+    found, key, version = [], "", ""
+    while True:
+        page = c.list_objects_versions(BUCKET, KeyMarker=key, VersionIdMarker=version, MaxKeys=1)
+        found += [("version", entry["VersionId"], entry["IsLatest"]) for entry in page.get("Version", [])]
+        found += [("marker", entry["VersionId"], entry["IsLatest"]) for entry in page.get("DeleteMarker", [])]
+        if page["IsTruncated"] == "false":
+            break
+        key, version = page["NextKeyMarker"], page["NextVersionIdMarker"] or ""
+        assert key == "k 文"
+    wanted = [("marker", gone["x-cos-version-id"], "true"), ("version", ids[1], "false"), ("version", ids[0], "false"), ("version", "null", "false")]
+    assert found == wanted, found
+    c.put_object(BUCKET, b"x", "dir/a")
+    page = c.list_objects_versions(BUCKET, Delimiter="/", Prefix="d")
+    assert [entry["Prefix"] for entry in page["CommonPrefixes"]] == ["dir/"] and "Version" not in page, page
+    source = {"Bucket": BUCKET, "Key": "k 文", "Region": REGION, "VersionId": ids[0]}
+    c.copy_object(BUCKET, "copied", source)
+    assert read(c.get_object(BUCKET, "copied")) == b"one"
+    c.put_object_tagging(BUCKET, "k 文", {"TagSet": {"Tag": [{"Key": "a", "Value": "1"}]}}, VersionId=ids[0])
+    assert c.get_object_tagging(BUCKET, "k 文", VersionId=ids[0])["TagSet"]["Tag"][0]["Value"] == "1"
+    c.delete_object(BUCKET, "k 文", VersionId=gone["x-cos-version-id"])
+    assert read(c.get_object(BUCKET, "k 文")) == b"two", "without its marker it is back"
+    c.put_bucket_versioning(BUCKET, "Suspended")
+    for body in (b"first", b"second"):
+        assert c.put_object(BUCKET, body, "k 文")["x-cos-version-id"] == "null"
+    mine = [entry["VersionId"] for entry in c.list_objects_versions(BUCKET, Prefix="k")["Version"]]
+    assert mine == ["null", ids[1], ids[0]], mine
+    refused(409, "BucketNotEmpty", lambda: c.delete_bucket(BUCKET))
+    while True:
+        page = c.list_objects_versions(BUCKET)
+        entries = page.get("Version", []) + page.get("DeleteMarker", [])
+        if not entries:
+            break
+        wanted = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in entries]
+        done = c.delete_objects(BUCKET, {"Object": wanted, "Quiet": "false"})
+        assert [(entry["Key"], entry["VersionId"]) for entry in done["Deleted"]] == [(entry["Key"], entry["VersionId"]) for entry in wanted], done
+    c.delete_bucket(BUCKET)
+
+
+def restore():
+    c = client()
+    c.put_object(BUCKET, b"archived", "k", StorageClass="ARCHIVE")
+    c.put_object(BUCKET, b"deep", "deep", StorageClass="DEEP_ARCHIVE")
+    head = c.head_object(BUCKET, "k")
+    assert head["x-cos-storage-class"] == "ARCHIVE" and "x-cos-restore" not in head, head
+    refused(403, "InvalidObjectState", lambda: c.get_object(BUCKET, "k"))
+    refused(403, "InvalidObjectState", lambda: c.copy_object(BUCKET, "copy", {"Bucket": BUCKET, "Key": "k", "Region": REGION}))
+    request = {"Days": 1, "CASJobParameters": {"Tier": "Expedited"}}
+    c.restore_object(BUCKET, "k", request)
+    assert c.head_object(BUCKET, "k")["x-cos-restore"] == 'ongoing-request="true"'
+    refused(409, "RestoreAlreadyInProgress", lambda: c.restore_object(BUCKET, "k", request))
+    refused(400, "InvalidArgument", lambda: c.restore_object(BUCKET, "deep", request))
+    begun = time.time()
+    while "false" not in c.head_object(BUCKET, "k")["x-cos-restore"]:
+        assert time.time() - begun < 20
+        time.sleep(0.05)
+    assert "expiry-date=" in c.head_object(BUCKET, "k")["x-cos-restore"]
+    assert read(c.get_object(BUCKET, "k")) == b"archived"
+    c.restore_object(BUCKET, "k", dict(request, Days=5))
+    c.put_object(BUCKET, b"x", "plain")
+    refused(405, "RestoreNonArchiveObject", lambda: c.restore_object(BUCKET, "plain", request))
+
+
+def throttled():
+    """More than five uploads a second: the SDK's own retries get all of them through."""
+    c = CosS3Client(CosConfig(Region=REGION, SecretId="AKIDEXAMPLE", SecretKey="exampleSecretKey", Scheme="http", Proxies={"http": ENDPOINT}), retry=3)
+    for n in range(12):
+        c.put_object(BUCKET, b"x", f"k{n}")
+    refused(503, "SlowDown", lambda: [client().put_object(BUCKET, b"x", "more") for _ in range(1000)])
+
+
 globals()[CASE]()

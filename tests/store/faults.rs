@@ -13,7 +13,7 @@ use cosmount::{
     emulator::{Account, Action, Config, Op, Rule, Token},
     store::{
         Key, Kind, ListRequest, Outcome, PartNumber, Payload, Replaces, Segment, Source,
-        cos::{Credentials, NoCredentials, Provider},
+        cos::{Credentials, NoCredentials, Provider, Refused},
     },
     support::Metrics,
 };
@@ -111,6 +111,57 @@ async fn a_lost_answer_to_a_delete_is_a_delete() {
     assert_eq!((stage.requests(Op::DeleteObject), stage.peek(&key("a"))), (1, None));
 }
 
+/// The answer to `op`, which `work` sends for a key, is lost; before anybody can look, somebody else writes that key.
+async fn with_a_foreign_write_in_the_window<T>(stage: &Stage, op: Op, target: &Key, work: impl Future<Output = T>) -> T {
+    stage.server().clear_log();
+    stage.fault(op, Action::LoseAnswer);
+    stage.fault(Op::HeadObject, Action::Delay { delay: Duration::from_millis(60) });
+    let foreign = async {
+        while stage.requests(Op::HeadObject) == 0 {
+            clock().sleep(Duration::from_millis(1)).await;
+        }
+        stage.foreign(target, "theirs");
+    };
+    let (done, ()) = tokio::join!(work, foreign);
+    assert_eq!(stage.requests(op), 1, "{op} is not repeated over what is newer");
+    assert_eq!(stage.peek(target).unwrap(), "theirs", "{op}");
+    done
+}
+
+#[tokio::test]
+async fn what_is_newer_is_not_touched_after_a_lost_answer() {
+    let rounds: u8 = std::env::var("COSMOUNT_LOST").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4);
+    let stage = Stage::cos().await;
+    let cx = || stage.cx.detached(cosmount::support::Urgency::WriteOut);
+    let source = stage.put("source", noise(1000)).await.version;
+    for round in 0..rounds {
+        let at = |what: &str| key(&format!("{what}/{round}"));
+        let (target, cx, fresh) = (at("put"), cx(), meta(round));
+        let put = stage.bucket.put(&cx, &target, &fresh, noise(1000).into(), &Replaces::Absent);
+        let put = with_a_foreign_write_in_the_window(&stage, Op::PutObject, &target, put).await;
+        assert_eq!(put.unwrap_err().kind(), Kind::Exists);
+
+        let target = at("copy");
+        let base = Replaces::Version(stage.put(target.as_str(), "base").await.version);
+        let copy = stage.bucket.copy(&cx, &source, &target, &fresh, &base);
+        let copy = with_a_foreign_write_in_the_window(&stage, Op::CopyObject, &target, copy).await;
+        assert_eq!(copy.unwrap_err().kind(), Kind::Conflict);
+
+        let target = at("complete");
+        let upload = stage.bucket.create_upload(&cx, &target, &fresh).await.unwrap();
+        let part = stage.bucket.upload_part(&cx, &upload, PartNumber(1), noise(1000).into()).await.unwrap();
+        let parts = [part];
+        let complete = stage.bucket.complete_upload(&cx, &upload, &parts, &Replaces::Absent);
+        let complete = with_a_foreign_write_in_the_window(&stage, Op::CompleteUpload, &target, complete).await;
+        assert_eq!(complete.unwrap_err().kind(), Kind::Exists);
+
+        let target = at("delete");
+        let version = stage.put(target.as_str(), "old").await.version;
+        let delete = stage.bucket.delete(&cx, &target, Some(&version));
+        with_a_foreign_write_in_the_window(&stage, Op::DeleteObject, &target, delete).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_lost_delete_is_repeated() {
     let stage = Stage::cos().await;
@@ -192,7 +243,8 @@ async fn an_answer_that_is_always_cut_behind_its_head_ends_at_the_deadline() {
     stage.always(Op::GetObject, Action::ResetInResponse { after: 0 });
     let start = stage.cx.clock().now();
     let cx = stage.cx.detached(cosmount::support::Urgency::Demand);
-    let error = stage.bucket.get(&cx, &version, 0..version.size).await.unwrap().collect().await.unwrap_err();
+    let read = async { stage.bucket.get(&cx, &version, 0..version.size).await?.collect().await };
+    let error = read.await.unwrap_err();
     assert!(matches!(error.kind(), Kind::Unavailable | Kind::Corrupt), "{error}");
     assert!(stage.cx.clock().now() - start < Duration::from_secs(6));
 }
@@ -383,7 +435,7 @@ impl Provider for Renewing {
         Ok(Arc::clone(&self.now.lock()))
     }
 
-    async fn refresh(&self, refused: &Arc<Credentials>) -> Result<bool, NoCredentials> {
+    async fn refresh(&self, refused: &Arc<Credentials>, _how: Refused) -> Result<bool, NoCredentials> {
         let mut now = self.now.lock();
         if Arc::ptr_eq(&now, refused) {
             *now = Self::token(self.fetched.fetch_add(1, Ordering::SeqCst) + 1);
@@ -439,6 +491,26 @@ async fn a_stalled_connection_is_given_up_for_another() {
     stage.bucket.head(&cx, &key("a")).await.unwrap();
     stage.fault(Op::GetObject, Action::SlowBody { bytes_per_second: 1 });
     assert_eq!(stage.read(&version).await.unwrap(), noise(4 << 20));
+}
+
+#[tokio::test]
+async fn a_trickle_is_gone_on_with_elsewhere_and_ends_at_the_deadline() {
+    let stage = Stage::impatient().await;
+    let version = stage.put("a", noise(4 << 20)).await.version;
+    stage.always(Op::GetObject, Action::SlowBody { bytes_per_second: 8 << 10 });
+    stage.server().clear_log();
+    let cx = stage.cx.detached(cosmount::support::Urgency::Demand);
+    let start = stage.cx.clock().now();
+    let read = async { stage.bucket.get(&cx, &version, 0..version.size).await?.collect().await };
+    let error = read.await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::Unavailable | Kind::NoProgress), "{error}");
+    assert!(stage.cx.clock().now() - start < Duration::from_secs(4), "bytes came all the time, but not as many as a flow has");
+    let begun = |entry: &cosmount::emulator::LogEntry| {
+        let range = entry.range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+        range.map_or(0, |(first, _)| first.parse::<u64>().unwrap())
+    };
+    let begins: Vec<u64> = stage.server().log().iter().map(begun).collect();
+    assert!(begins.len() > 1 && begins.is_sorted_by(|one, next| one < next), "{begins:?}");
 }
 
 #[tokio::test]

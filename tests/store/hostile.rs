@@ -21,7 +21,7 @@ use crate::{
 /// A bucket on a server that lies.
 async fn bucket_at(liar: &Liar) -> Arc<dyn Bucket> {
     let endpoints = Endpoints::parse(None, &[liar.endpoint()], false).unwrap();
-    let config = CosConfig { endpoints, credentials: signed(), ca_file: None, connections: 8 };
+    let config = CosConfig { endpoints, credentials: signed(), ca_file: None, connections: 8, hedging: false };
     let service = open_cos(config, &Metrics::default(), clock()).unwrap();
     service.open(&context(Duration::from_secs(10)), &name()).await.unwrap()
 }

@@ -18,7 +18,8 @@ use crate::{
 fn service(endpoint: &str, variables: &[(&str, &str)]) -> Arc<dyn Service> {
     let value = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
     let endpoints = Endpoints::parse(None, &[endpoint], false).unwrap().through(Proxies::parse(value).unwrap());
-    open_cos(CosConfig { endpoints, credentials: signed(), ca_file: None, connections: 4 }, &Metrics::default(), clock()).unwrap()
+    open_cos(CosConfig { endpoints, credentials: signed(), ca_file: None, connections: 4, hedging: false }, &Metrics::default(), clock())
+        .unwrap()
 }
 
 /// A proxy that answers as the bucket would, and lets nobody through to another host.

@@ -16,7 +16,7 @@ use crate::cli::args::{Arguments, Command, Demo};
 use crate::cli::commands::{demo_files, mount::settings};
 use crate::cli::{FAILED, Failure, SYSTEM};
 use crate::emulator::{Config, Server};
-use crate::mount::telemetry::{self, LogTo};
+use crate::mount::telemetry::{self, Log, Logging};
 use crate::mount::{self, Running};
 use crate::support::{Clock, SystemClock};
 
@@ -27,13 +27,13 @@ const CREDENTIALS: [(&str, &str); 2] = [("COS_SECRET_ID", "AKIDEXAMPLE"), ("COS_
 
 pub(in crate::cli) fn run(demo: &Demo) -> Result<(), Failure> {
     let failed = |error: anyhow::Error| Failure::new(FAILED, error.context("the demo could not be set up"));
-    telemetry::start(&LogTo::Terminal, Level::WARN).map_err(failed)?;
+    let logging = telemetry::start(&Log::terminal(Level::WARN)).map_err(failed)?;
     // Dropped in reverse: the server stops first, then the directories go.
     let mount_point = Directory::for_mount(demo.dir.as_deref()).context("the mount point").map_err(failed)?;
     let staging = Directory::fresh("staging", Goes::WithContents).context("a temporary directory").map_err(failed)?;
     let server = Server::start(Config::with_bucket(BUCKET)).context("the built-in server").map_err(failed)?;
     let files = demo_files::fill(&server, BUCKET).context("the files of the bucket").map_err(failed)?;
-    let running = start(&server, &mount_point.path, &staging.path).map_err(failed)?;
+    let running = start(&server, &mount_point.path, &staging.path, &logging).map_err(failed)?;
     invite(&mount_point.path, files);
     let left = running.serve().map_err(|error| Failure::new(SYSTEM, error))?;
     println!(
@@ -44,7 +44,7 @@ pub(in crate::cli) fn run(demo: &Demo) -> Result<(), Failure> {
 }
 
 /// Through the words that a user would type, so that every default is the real one.
-fn start(server: &Server, mount_point: &Path, staging: &Path) -> anyhow::Result<Running> {
+fn start(server: &Server, mount_point: &Path, staging: &Path, logging: &Logging) -> anyhow::Result<Running> {
     let source = format!("cos://{BUCKET}/");
     let endpoint = server.endpoint();
     let words = ["cosmount", "mount", &source, ".", "--region", REGION, "--endpoint", &endpoint, "--staging", "none"];
@@ -52,7 +52,7 @@ fn start(server: &Server, mount_point: &Path, staging: &Path) -> anyhow::Result<
     mount_point.clone_into(&mut typed.mountpoint);
     typed.staging = Some(staging.to_str().context("the name of the temporary directory is not UTF-8")?.to_owned());
     let credentials = CREDENTIALS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    mount::start(settings(&typed, credentials)?)
+    mount::start(settings(&typed, credentials)?, logging)
 }
 
 fn invite(mount_point: &Path, files: usize) {

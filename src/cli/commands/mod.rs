@@ -1,9 +1,14 @@
 //! One file per sub-command.
 
+pub(super) mod completions;
+pub(super) mod config;
+pub(super) mod credentials;
 #[cfg(feature = "emulator")]
 pub(super) mod demo;
 #[cfg(feature = "emulator")]
 mod demo_files;
+pub(super) mod doctor;
+pub(super) mod man;
 pub(super) mod mount;
 pub(super) mod umount;
 

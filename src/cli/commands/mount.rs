@@ -3,16 +3,21 @@
 //! Secrets leave the environment before anything else starts: the process that was typed only checks the words and starts the program again
 //! without them, in the background or in its own place.
 
-use std::{env, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow};
 use nix::unistd::{getgid, getuid};
 
-use crate::cli::args::{Consistency, Exclusive, Mount, OnConflict, Posix, Preserve, Unspellable};
+use crate::cli::args::{Consistency, Exclusive, LogFormat, Mount, OnConflict, Posix, Preserve, Unspellable};
 use crate::cli::commands::{resolve, without_dots};
 use crate::cli::{FAILED, Failure, SYSTEM, USAGE, environment};
+use crate::mount::advice::Fault;
 use crate::mount::daemon::{self, Launched, Parent, Restart};
-use crate::mount::telemetry::{self, LogTo};
+use crate::mount::telemetry::{self, Log, LogTo};
 use crate::mount::{self, Access, Audience, DataConfig, Left, Running, Settings, Staging, VfsConfig, check_mount_point};
 use crate::support::ByteSize;
 
@@ -20,8 +25,9 @@ use crate::support::ByteSize;
 const BACKGROUND: &str = "background";
 const FOREGROUND: &str = "foreground";
 
-pub(in crate::cli) fn run(mount: &Mount) -> Result<(), Failure> {
-    let failed = |error: anyhow::Error| Failure::new(FAILED, error.context(format!("cannot mount {}", mount.source)));
+/// `words` are what this process was started with: the one that stays is given the same.
+pub(in crate::cli) fn run(mount: &Mount, words: &[OsString]) -> Result<(), Failure> {
+    let failed = |error: anyhow::Error| Failure::new(code(&error), error.context(format!("cannot mount {}", mount.source)));
     let child = environment::variable(environment::CHILD);
     let credentials = match child {
         Some(_) => daemon::receive_secrets().map_err(failed)?,
@@ -34,26 +40,26 @@ pub(in crate::cli) fn run(mount: &Mount) -> Result<(), Failure> {
         Some(_) => in_front(mount, settings),
         None => {
             // Known before anything is started, so it need not come back through a pipe.
-            check_mount_point(&settings.mount_point).map_err(failed)?;
+            check_mount_point(&settings.mount_point).map_err(|fault| failed(fault.into()))?;
             if !mount.foreground {
-                launch(mount, credentials)
+                launch(mount, words, credentials)
             } else if credentials.is_empty() {
                 in_front(mount, settings)
             } else {
-                let error = daemon::replace(&restart(FOREGROUND, credentials));
+                let error = daemon::replace(&restart(words, FOREGROUND, credentials));
                 Err(failed(anyhow!(error).context("cannot start this program again without the credentials in its environment")))
             }
         }
     }
 }
 
-fn restart(as_what: &'static str, secrets: Vec<(String, String)>) -> Restart {
+fn restart(words: &[OsString], as_what: &'static str, secrets: Vec<(String, String)>) -> Restart {
     let remove = secrets.iter().map(|(name, _)| name.clone()).collect();
-    Restart { arguments: env::args_os().skip(1).collect(), secrets, remove, mark: (environment::CHILD, as_what) }
+    Restart { arguments: words.to_vec(), secrets, remove, mark: (environment::CHILD, as_what) }
 }
 
-fn launch(mount: &Mount, credentials: Vec<(String, String)>) -> Result<(), Failure> {
-    let launched = daemon::launch(&restart(BACKGROUND, credentials)).map_err(|error| Failure::new(FAILED, error))?;
+fn launch(mount: &Mount, words: &[OsString], credentials: Vec<(String, String)>) -> Result<(), Failure> {
+    let launched = daemon::launch(&restart(words, BACKGROUND, credentials)).map_err(|error| Failure::new(FAILED, error))?;
     match launched {
         Launched::Ready(pid) => {
             let at = mount.mountpoint.display();
@@ -66,13 +72,12 @@ fn launch(mount: &Mount, credentials: Vec<(String, String)>) -> Result<(), Failu
 
 /// The background process: its parent is told how the mount went, the log everything else.
 fn background(mount: &Mount, settings: Settings) -> Result<(), Failure> {
-    let parent = Parent::leave_terminal();
-    let log = mount.log_file.clone().map_or(LogTo::Syslog, LogTo::File);
-    let running = match begin(mount, &log, settings) {
+    let parent = Parent::waiting();
+    let running = match begin(mount, LogTo::System, settings) {
         Ok(running) => running,
         Err(error) => {
             parent.failed(&format!("{error:#}"));
-            return Err(Failure::told(FAILED));
+            return Err(Failure::told(code(&error)));
         }
     };
     let ended = if parent.ready().is_ok() {
@@ -85,18 +90,33 @@ fn background(mount: &Mount, settings: Settings) -> Result<(), Failure> {
 }
 
 fn in_front(mount: &Mount, settings: Settings) -> Result<(), Failure> {
-    let log = mount.log_file.clone().map_or(LogTo::Terminal, LogTo::File);
+    // A unit's standard error is the journal already; told directly, it has levels.
+    let log = if environment::journal_reads_stderr() { LogTo::System } else { LogTo::Terminal };
     let running =
-        begin(mount, &log, settings).map_err(|error| Failure::new(FAILED, error.context(format!("cannot mount {}", mount.source))))?;
+        begin(mount, log, settings).map_err(|error| Failure::new(code(&error), error.context(format!("cannot mount {}", mount.source))))?;
     end(running.serve())
 }
 
-fn begin(mount: &Mount, log: &LogTo, settings: Settings) -> anyhow::Result<Running> {
-    telemetry::start(log, mount.log_level)?;
+/// What a mount that failed ends with: it is the host's fault, or that of what was to be mounted.
+fn code(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<Fault>().is_some_and(|fault| fault.of_host) { SYSTEM } else { FAILED }
+}
+
+fn begin(mount: &Mount, log: LogTo, settings: Settings) -> anyhow::Result<Running> {
+    let absolute = |path: &Option<PathBuf>| path.as_deref().map(std::path::absolute).transpose();
+    let logging = telemetry::start(&Log {
+        to: absolute(&mount.log_file)?.map_or(log, LogTo::File),
+        format: match mount.log_format {
+            LogFormat::Text => telemetry::LogFormat::Text,
+            LogFormat::Json => telemetry::LogFormat::Json,
+        },
+        level: mount.log_level,
+        access: absolute(&mount.access_log)?,
+    })?;
     if !mount.allow_core {
         daemon::hide_memory();
     }
-    mount::start(settings)
+    mount::start(settings, &logging)
 }
 
 fn end(ended: anyhow::Result<Left>) -> Result<(), Failure> {
@@ -117,19 +137,21 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
         source: mount.source.clone(),
         mount_point: resolve(&mount.mountpoint).context("the mount point")?,
         store: Access {
-            region: mount.region.clone(),
+            region: mount.region.as_ref().or(mount.source.region.as_ref()).cloned(),
             endpoints: mount.endpoint.clone(),
             path_style: mount.path_style,
             ca_file: mount.ca_file.as_deref().map(std::path::absolute).transpose()?,
             connections: mount.connections,
             proxies: environment::proxies(&credentials).map_err(anyhow::Error::msg)?,
-            credentials,
+            hedging: true,
+            credentials: environment::sources(mount.credentials.as_ref(), mount.profile.as_deref(), &credentials)?,
         },
         audience: match (mount.allow_other, mount.allow_root) {
             (true, _) => Audience::Everybody,
             (false, true) => Audience::OwnerAndRoot,
             (false, false) => Audience::Owner,
         },
+        noexec: mount.noexec,
         memory_limit: mount.memory_limit,
         io_timeout: mount.io_timeout,
         drain_timeout: mount.drain_timeout,
@@ -173,6 +195,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             defect: None,
         },
         runtime_directory: environment::runtime_directory(),
+        notify_socket: environment::variable("NOTIFY_SOCKET").map(Into::into),
     };
     if let Some(defect) = environment::defect() {
         settings.build_in(&defect)?;

@@ -13,6 +13,8 @@ use crate::support::{ByteSize, Clock, SystemClock};
 
 /// How often the process is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// Seconds without news after which that is said.
+const QUIET: u64 = 5;
 
 pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
     let system = |error: anyhow::Error| Failure::new(SYSTEM, error);
@@ -21,7 +23,10 @@ pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
     let directory = environment::runtime_directory();
     let served = Served::find(&directory, &mount_point, mounted.as_ref().map(Mounted::device)).map_err(system)?;
     match (served, mounted) {
-        (Some(served), mounted) => stop(served, mounted.as_ref(), &mount_point).map_err(system),
+        // Another mount namespace's: what is seen here is a copy of the mount, and the process serves the original.
+        (Some(served), Some(copy)) if served.is_elsewhere() => copy.unmount().map_err(system),
+        (Some(_), Some(mounted)) if umount.lazy => mounted.unmount().map_err(system),
+        (Some(served), mounted) => stop(served, mounted.as_ref(), &mount_point, umount.force).map_err(system),
         (None, Some(mounted)) => {
             mounted.unmount().map_err(system)?;
             eprintln!("{}: no living process of this user served it; what close or fsync had not confirmed is lost", mount_point.display());
@@ -32,18 +37,25 @@ pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
 }
 
 /// Sends SIGTERM and follows the process to its end.
-fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path) -> anyhow::Result<()> {
+fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path, force: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     served.stop()?;
-    let mut told = None;
+    let (mut told, mut force) = (Told::default(), force);
     while served.is_alive() {
         runtime.block_on(async { SystemClock.sleep(LOOK).await });
-        if let Some(Status::Draining { bytes }) = served.last_status()?
-            && told != Some(bytes)
-            && bytes > 0
+        let status = served.last_status()?;
+        // The first stop lets it send what it can without waiting; the second ends it.
+        if force && matches!(status, Some(Status::Draining { .. })) {
+            force = false;
+            served.stop()?;
+        }
+        if let Some(Status::Draining { bytes, files, idle, limit }) = status
+            && files > 0
+            && told.is_news(bytes, idle)
         {
-            told = Some(bytes);
-            eprintln!("{}: {} to send", mount_point.display(), rounded(bytes));
+            let (shown, bytes) = (mount_point.display(), rounded(bytes));
+            let waits = if idle < QUIET { String::new() } else { format!(", nothing has moved for {idle} s of {limit} s") };
+            eprintln!("{shown}: {bytes} in {files} files to send{waits}");
         }
     }
     if let Some(mounted) = mounted {
@@ -51,12 +63,34 @@ fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path) -> an
     }
     match served.last_status()? {
         Some(Status::Ended { files: 0, .. }) => Ok(()),
-        Some(Status::Ended { files, bytes }) => Err(anyhow!(
-            "{}: unmounted, but changes of {files} files ({}) are not in COS: no close or fsync has confirmed them, and they are lost",
+        Some(Status::Ended { files, bytes, which }) => Err(anyhow!(
+            "{}: unmounted, but changes of {files} files ({}) are not in COS: no close or fsync has confirmed them, and they are lost: {}{}",
             mount_point.display(),
-            rounded(bytes)
+            rounded(bytes),
+            which.join(", "),
+            if which.len() < files { ", and more, which the log names" } else { "" }
         )),
         _ => Err(anyhow!("{}: process {} ended without saying how; its log says more", mount_point.display(), served.pid())),
+    }
+}
+
+/// What was said of a drain.
+#[derive(Debug, Default)]
+struct Told {
+    bytes: Option<u64>,
+    idle: u64,
+}
+
+impl Told {
+    /// Whether there is something to say: bytes have gone, or none for another while.
+    fn is_news(&mut self, bytes: u64, idle: u64) -> bool {
+        let moved = self.bytes.replace(bytes) != Some(bytes);
+        self.idle = self.idle.min(idle);
+        let quiet = idle >= self.idle + QUIET;
+        if quiet {
+            self.idle = idle;
+        }
+        moved || quiet
     }
 }
 

@@ -82,8 +82,8 @@ impl Flight {
                     return Err(error.again());
                 }
                 if arrived.upto > seen {
+                    cx.moved(u64::from(arrived.upto - seen));
                     seen = arrived.upto;
-                    cx.progressed();
                 }
             }
             cx.bounded(moved).await?;

@@ -268,7 +268,6 @@ impl Blocks {
             while flight.upto() < flight.range.end {
                 if rest.is_empty() {
                     let Some(next) = body.next().await.transpose().map_err(gone)? else { return Ok(()) };
-                    cx.progressed();
                     self.fetched.add(next.len() as u64);
                     rest = next;
                 }

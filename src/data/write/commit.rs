@@ -319,11 +319,10 @@ impl Content {
             match cx.bounded(&mut turn).await {
                 Ok(turn) => return Ok(turn),
                 Err(late) => {
-                    let moves = self.state.lock().running.as_ref().is_some_and(|running| !running.remaining().is_zero());
+                    let moves = self.state.lock().running.as_ref().is_some_and(|running| cx.follow(running));
                     if !moves {
                         return Err(late.into());
                     }
-                    cx.progressed();
                 }
             }
         }

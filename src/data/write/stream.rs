@@ -15,7 +15,7 @@
 //! 5. *The upload is gone* (aborted or expired by others). Parts that were answered were in it alone: they are lost, the commit says so loudly
 //!    and goes on saying so; only cutting the file to nothing makes it whole again.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 
@@ -50,6 +50,9 @@ pub(super) struct Stream {
     failed: Option<Error>,
     /// Tells the parts of one upload from those of the next.
     upload_number: u64,
+    /// The steps that run, by number: whoever waits for them sees by their contexts whether they move.
+    under_way: HashMap<u64, Ctx>,
+    steps: u64,
 }
 
 #[derive(Debug, Default)]
@@ -89,10 +92,17 @@ impl Stream {
         self.in_flight == 0 && !matches!(self.phase, Phase::Opening)
     }
 
+    /// Notes a step that begins, and gives it a number.
+    fn note_step(&mut self, cx: Ctx) -> u64 {
+        self.steps += 1;
+        self.under_way.insert(self.steps, cx);
+        self.steps
+    }
+
     /// Forgets the upload, which is aborted when its last part in flight has ended.
     fn discard(&mut self) {
-        let (target, upload_number) = (self.target.take(), self.upload_number + 1);
-        *self = Self { target, upload_number, ..Self::default() };
+        let (target, upload_number, steps) = (self.target.take(), self.upload_number + 1, self.steps);
+        *self = Self { target, upload_number, steps, ..Self::default() };
     }
 }
 
@@ -147,8 +157,10 @@ impl Content {
     /// Runs a step of the stream as a task, which writers may wait for, and looks for the next one.
     fn go<F: Future<Output = ()> + Send>(self: &Arc<Self>, cx: &Ctx, step: impl FnOnce(Arc<Self>, Ctx) -> F + Send + 'static) {
         let (content, cx, working) = (Arc::clone(self), cx.detached(Urgency::WriteOut), self.room.relief.begin());
+        let number = self.state.lock().stream.note_step(cx.clone());
         self.room.tasks.spawn(async move {
             step(Arc::clone(&content), cx.clone()).await;
+            content.state.lock().stream.under_way.remove(&number);
             content.pump(&cx);
             drop(working);
         });
@@ -300,7 +312,7 @@ impl Content {
 
     /// Completes the stream within a commit. `None`: there is no open upload.
     pub(super) async fn finish_stream(self: &Arc<Self>, cx: &Ctx, target: &Target) -> Result<Option<Committed>> {
-        self.wait_until_still(cx).await;
+        self.wait_until_still(cx).await?;
         let (upload, attempt, first_new) = {
             let mut state = self.state.lock();
             state.stream.failed = None;
@@ -347,20 +359,26 @@ impl Content {
         self.bring_up_to_date(cx, target, committed).await.map(Some)
     }
 
-    /// Waits for parts on their way: each ends by a deadline of its own.
-    async fn wait_until_still(&self, cx: &Ctx) {
+    /// Waits for parts on their way. An answer is progress, and so is what moves of a part; a part that fails is none.
+    async fn wait_until_still(&self, cx: &Ctx) -> Result<()> {
+        let mut seen = self.answers().len();
         loop {
             let settled = self.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            {
-                let state = self.state.lock();
-                if state.stream.is_still() {
-                    return;
-                }
+            if self.state.lock().stream.is_still() {
+                return Ok(());
             }
-            settled.await;
-            cx.progressed();
+            let late = cx.bounded(settled).await.err();
+            let answered = self.answers().len();
+            if answered > seen {
+                cx.progressed();
+            }
+            let moves = self.state.lock().stream.under_way.values().any(|part| cx.follow(part));
+            if let Some(late) = late.filter(|_| !moves && cx.remaining().is_zero()) {
+                return Err(late.into());
+            }
+            seen = answered;
         }
     }
 

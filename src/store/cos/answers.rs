@@ -391,7 +391,7 @@ pub(super) fn versioning(document: &[u8]) -> Read<Versioning> {
 }
 
 /// `2020-12-10T03:37:30.000Z`, with or without fraction and zone (always UTC).
-fn iso8601(text: &str) -> Option<SystemTime> {
+pub(super) fn iso8601(text: &str) -> Option<SystemTime> {
     let (date, time) = text.split_once('T')?;
     let mut date = date.split('-').map(|part| part.parse::<u64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);

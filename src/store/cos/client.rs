@@ -1,8 +1,9 @@
 //! Sends one signed request and judges its answer: a success from COS, or an error that says what it was.
 //!
 //! Two refusals are put right here and then reported as *renewed*, so that the same request is made once more by whoever repeats requests: a
-//! clock that is off is corrected by the server's `Date`, a token that has ended is replaced by the provider. A HEAD is refused without a word,
-//! and COS is not consistent about the words for a token, so the answer's `Date`, or a 403 to a token, is what tells.
+//! clock that is off is corrected by the server's `Date`, credentials that have ended or were exchanged are replaced by the provider. A HEAD is
+//! refused without a word, and COS is not consistent about the words for a token, so the answer's `Date` and the mere 403 are what tells; the
+//! provider knows how often it is worth asking.
 
 use std::sync::Arc;
 
@@ -11,18 +12,15 @@ use crate::store::{
     cos::{
         LONGEST_ANSWER,
         answers::{Bad, Read},
-        credentials::Provider,
+        credentials::{Provider, Refused},
         endpoint::{Endpoint, Endpoints},
         error::{Document, LONGEST_DOCUMENT, Refusal, is_about_time, is_about_token},
         request::Request,
         sign::{Signer, Window},
     },
-    http::{Answer, Http, Watch},
+    http::{Answer, Http, REQUEST_ID, Watch},
 };
 use crate::support::{Clock, Ctx};
-
-/// The header that COS puts into every answer.
-const REQUEST_ID: &str = "x-cos-request-id";
 
 /// What all buckets of an account share.
 pub(super) struct Client {
@@ -50,7 +48,10 @@ impl Client {
         let operation = request.operation;
         let watch = Watch::new(cx, operation, &target_of(target, request.key));
         let credentials = watch.wait(self.provider.credentials()).await?;
-        let credentials = credentials.map_err(|why| watch.error(Kind::Denied, why.to_string()))?;
+        let credentials = credentials.map_err(|why| {
+            // Nothing was sent. Whoever has the credentials may be back in a moment.
+            watch.error(if why.may_pass() { Kind::Unavailable } else { Kind::Denied }, format!("no credentials: {why}"))
+        })?;
         let window = self.signer.window(&credentials);
         let request = request.signed(endpoint, &window)?;
         let payload = payload.filter(|payload| !payload.is_empty());
@@ -93,10 +94,13 @@ impl Client {
         // A body that cannot be read explains nothing; the status is an answer all the same.
         let body = answer.document(LONGEST_DOCUMENT).await.unwrap_or_default();
         let document = Document::parse(&body);
+        watch.record().refused(document.code.as_deref());
         let wordless = matches!(operation, Operation::Head | Operation::HeadBucket);
-        let temporary = window.credentials().token().is_some();
+        let temporary = window.credentials().is_temporary();
         let untimely = is_about_time(status, &document) || (wordless && status == 403);
-        let ended = is_about_token(&document) || (temporary && (status == 403 || (wordless && status == 400)));
+        // At the very end of a signature's window COS may call it late rather than the token.
+        let over = status == 403 && window.credentials().expires.is_some_and(|end| end <= self.clock.wall());
+        let ended = over || is_about_token(&document) || (temporary && wordless && status == 400);
         tracing::debug!(operation = operation.name(), status, code = ?document.code, request_id = ?request_id, "refused");
         let error = watch.located(Refusal { operation, status, request_id: request_id.as_deref() }.error(document));
         if request_id.is_none() {
@@ -105,14 +109,23 @@ impl Client {
         if untimely && date.is_some_and(|date| self.signer.correct(date, window)) {
             return error.renewed();
         }
-        if ended {
-            match watch.wait(self.provider.refresh(window.credentials())).await {
-                Ok(Ok(true)) => return error.renewed(),
-                Ok(Ok(false)) => {}
-                Ok(Err(why)) => tracing::warn!(%why, "expired credentials could not be replaced"),
-                Err(late) => tracing::warn!(%late, "expired credentials could not be replaced"),
-            }
+        let how = match error.kind() {
+            _ if ended => Refused::Ended,
+            // Keys may have been exchanged, too.
+            Kind::Denied if status == 403 => Refused::Denied,
+            _ => return error,
+        };
+        let (why, may_pass) = match watch.wait(self.provider.refresh(window.credentials(), how)).await {
+            Ok(Ok(true)) => return error.renewed(),
+            Ok(Ok(false)) => return error,
+            Ok(Err(why)) => (why.to_string(), why.may_pass()),
+            Err(_) => ("whoever has them takes his time".to_owned(), true),
+        };
+        if how == Refused::Ended && may_pass {
+            let message = format!("the credentials have expired and cannot be replaced now: {why}");
+            return watch.error(Kind::Unavailable, message).answered(status, None, request_id);
         }
+        tracing::warn!(%why, "refused credentials could not be replaced");
         error
     }
 }

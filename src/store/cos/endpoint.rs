@@ -17,6 +17,8 @@ pub struct Endpoints {
     general: Option<Base>,
     regions: BTreeMap<String, Base>,
     service: Option<Base>,
+    metadata: Option<Base>,
+    sts: Option<Base>,
     path_style: bool,
     proxies: Proxies,
 }
@@ -40,7 +42,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoints {
-    /// From what the user typed: a region, and any number of `URL`, `REGION=URL` and `service=URL`.
+    /// From what the user typed: a region, and any number of `URL`, `REGION=URL`, `service=URL`, `metadata=URL` and `sts=URL`.
     ///
     /// # Errors
     /// A sentence that says what is wrong with which of them.
@@ -52,6 +54,8 @@ impl Endpoints {
         for endpoint in endpoints.iter().map(AsRef::as_ref) {
             match endpoint.split_once('=') {
                 Some(("service", url)) => all.service = Some(Base::parse(url)?),
+                Some(("metadata", url)) => all.metadata = Some(Base::parse(url)?),
+                Some(("sts", url)) => all.sts = Some(Base::parse(url)?),
                 Some((region, url)) => {
                     all.regions.insert(label(region)?.to_owned(), Base::parse(url)?);
                     all.region.get_or_insert_with(|| region.to_owned());
@@ -77,6 +81,16 @@ impl Endpoints {
         self.region.as_deref()
     }
 
+    /// Where a machine asks about itself, as the beginning of a URL.
+    pub(super) fn metadata(&self) -> String {
+        self.metadata.as_ref().map_or_else(|| "http://metadata.tencentyun.com".to_owned(), |base| base.clone().endpoint().to_string())
+    }
+
+    /// Where identities are exchanged for credentials, as the beginning of a URL.
+    pub(super) fn sts(&self) -> String {
+        self.sts.as_ref().map_or_else(|| "https://sts.tencentcloudapi.com".to_owned(), |base| base.clone().endpoint().to_string())
+    }
+
     /// Where `bucket` is, in `region` or else the one given; `None` if neither a region nor an endpoint is known.
     pub(super) fn bucket(&self, bucket: &BucketName, region: Option<&str>) -> Option<Endpoint> {
         let region = region.or(self.region());
@@ -96,11 +110,48 @@ impl Endpoints {
         }
     }
 
+    /// Where requests about `bucket` go, or, if neither its region nor an endpoint is known, those about the account.
+    pub fn place(&self, bucket: &BucketName) -> Place {
+        let endpoint = self.bucket(bucket, None).unwrap_or_else(|| self.service());
+        let url = format!("{endpoint}{}", endpoint.root);
+        let base = Base::parse(&endpoint.to_string()).expect("an endpoint is made of what was parsed");
+        Place { base, url }
+    }
+
     /// Where the account is. An endpoint that the user gave for buckets is asked, too: it is not Tencent's.
     pub(super) fn service(&self) -> Endpoint {
         let base = self.service.as_ref().or(self.general.as_ref());
         let standard = || Base { scheme: "https", host: "service.cos.myqcloud.com".to_owned(), port: None };
         base.cloned().unwrap_or_else(standard).endpoint()
+    }
+}
+
+/// Where requests about a bucket go, for who wants to look there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    base: Base,
+    url: String,
+}
+
+impl Place {
+    /// The host, an address without brackets.
+    pub fn host(&self) -> &str {
+        self.base.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.base.port.unwrap_or(if self.is_tls() { 443 } else { 80 })
+    }
+
+    /// Whether TLS is spoken there.
+    pub fn is_tls(&self) -> bool {
+        self.base.scheme == "https"
+    }
+
+    /// Scheme, authority and, with path style, the bucket.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 }
 
@@ -188,6 +239,15 @@ mod tests {
         assert_eq!(at(&[]), "https://service.cos.myqcloud.com");
         assert_eq!(at(&["http://127.0.0.1:1"]), "http://127.0.0.1:1");
         assert_eq!(at(&["http://127.0.0.1:1", "service=http://127.0.0.1:2"]), "http://127.0.0.1:2");
+    }
+
+    #[test]
+    fn who_hands_out_credentials_is_nobodys_region() {
+        let all = Endpoints::parse(None, &["metadata=http://127.0.0.1:3", "sts=https://sts.local"], false).unwrap();
+        assert_eq!((all.metadata(), all.sts(), all.region()), ("http://127.0.0.1:3".to_owned(), "https://sts.local".to_owned(), None));
+        let usual = Endpoints::default();
+        assert_eq!(usual.metadata(), "http://metadata.tencentyun.com");
+        assert_eq!(usual.sts(), "https://sts.tencentcloudapi.com");
     }
 
     #[test]

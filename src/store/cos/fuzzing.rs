@@ -63,11 +63,11 @@ fn check(page: &Page, request: &ListRequest) {
     let objects = page.objects.iter().map(|listed| &listed.version.key);
     assert!(objects.clone().is_sorted_by(|one, next| one < next) && page.prefixes.is_sorted_by(|one, next| one < next));
     for key in objects.clone() {
-        let below = key.as_str().strip_prefix(request.prefix.as_str()).expect("the prefix asked for");
+        let below = key.as_str().strip_prefix(request.prefix.as_str()).expect("a page holds only what has the prefix");
         assert!(behind(key) && !(request.delimited && below.contains('/')), "{key:?}");
     }
     for folded in &page.prefixes {
-        let below = folded.as_str().strip_prefix(request.prefix.as_str()).expect("the prefix asked for");
+        let below = folded.as_str().strip_prefix(request.prefix.as_str()).expect("a page holds only what has the prefix");
         assert!(request.delimited && below.find('/') == Some(below.len() - 1), "{folded:?}");
     }
     for listed in &page.objects {

@@ -37,8 +37,8 @@ use client::Client;
 use endpoint::Endpoint;
 use request::{Request, path_of};
 
-pub use credentials::{Credentials, Fixed, NoCredentials, Provider};
-pub use endpoint::Endpoints;
+pub use credentials::{Choice, Credentials, Fixed, Identity, NoCredentials, Provider, Refused, Sources, open as open_credentials};
+pub use endpoint::{Endpoints, Place};
 pub(super) use service::CosService;
 pub use sign::{Signed, presigned_query};
 

@@ -60,7 +60,7 @@ impl<'a> Request<'a> {
         Ok(self)
     }
 
-    /// The request as it is sent to `endpoint`. With `None`, anonymously.
+    /// The request as it is sent to `endpoint`. Nobody's credentials leave it unsigned.
     pub(super) fn signed(mut self, endpoint: &Endpoint, window: &Window) -> Result<reqwest::Request> {
         if let Some(token) = window.credentials().token() {
             let mut value = HeaderValue::from_bytes(token).map_err(|_| {
@@ -69,24 +69,33 @@ impl<'a> Request<'a> {
             value.set_sensitive(true);
             self.headers.push((HeaderName::from_static("x-cos-security-token"), value));
         }
-        let path = format!("{}/{}", endpoint.root, self.key.map_or("", Key::as_str));
         let url = self.url(endpoint)?;
-        let params: Vec<_> = self.params.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let mut headers: Vec<_> = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-        headers.push(("host", endpoint.authority.as_bytes()));
-        let signed = Signed { method: self.method.as_str(), path: &path, params: &params, headers: &headers };
-        let authorization = window.authorization(&signed);
-        let mut value = HeaderValue::from_str(&authorization)
-            .map_err(|_| Error::new(Kind::Denied, self.operation.name(), "the secret id is not one: it holds control characters"))?;
-        value.set_sensitive(true);
+        let authorization = match window.credentials().is_anonymous() {
+            true => None,
+            false => Some(self.authorization(endpoint, window)?),
+        };
         let mut request = reqwest::Request::new(self.method, url);
         let all = request.headers_mut();
         all.reserve(self.headers.len() + 1);
-        all.insert(reqwest::header::AUTHORIZATION, value);
+        if let Some(value) = authorization {
+            all.insert(reqwest::header::AUTHORIZATION, value);
+        }
         for (name, value) in self.headers {
             all.append(name, value);
         }
         Ok(request)
+    }
+
+    fn authorization(&self, endpoint: &Endpoint, window: &Window) -> Result<HeaderValue> {
+        let path = format!("{}/{}", endpoint.root, self.key.map_or("", Key::as_str));
+        let params: Vec<_> = self.params.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let mut headers: Vec<_> = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        headers.push(("host", endpoint.authority.as_bytes()));
+        let signed = Signed { method: self.method.as_str(), path: &path, params: &params, headers: &headers };
+        let mut value = HeaderValue::from_str(&window.authorization(&signed))
+            .map_err(|_| Error::new(Kind::Denied, self.operation.name(), "the secret id is not one: it holds control characters"))?;
+        value.set_sensitive(true);
+        Ok(value)
     }
 
     fn url(&self, endpoint: &Endpoint) -> Result<Url> {
@@ -139,10 +148,14 @@ mod tests {
     };
 
     fn request(key: &str) -> Result<reqwest::Request> {
+        signed_by(Credentials::new("id", "secret").with_token("t"), key)
+    }
+
+    fn signed_by(credentials: Credentials, key: &str) -> Result<reqwest::Request> {
         let endpoint = Endpoints::parse(None, &["http://cos.local:9000"], false).unwrap();
         let endpoint = endpoint.bucket(&BucketName::parse("b-125").unwrap(), None).unwrap();
         let key = Key::new(key);
-        let window = Window::new(Arc::new(Credentials::new("id", "secret").with_token("t")), "1;2".to_owned());
+        let window = Window::new(Arc::new(credentials), "1;2".to_owned());
         Request::new(Operation::Get, Method::GET, Some(&key))
             .param("versionId", "a b")
             .with("range", "bytes=0-1")?
@@ -196,6 +209,12 @@ mod tests {
         assert!(request.headers()["authorization"].to_str().unwrap().contains("q-header-list=host;range;x-cos-security-token"));
         let shown = format!("{request:?}");
         assert!(!shown.contains("q-signature") && !shown.contains("secret\""), "{shown}");
+    }
+
+    #[test]
+    fn nobody_signs_nothing() {
+        let request = signed_by(Credentials::anonymous(), "a").unwrap();
+        assert!(!request.headers().contains_key("authorization") && request.headers().contains_key("range"));
     }
 
     #[test]

@@ -45,6 +45,19 @@ impl CosService {
         endpoint.ok_or_else(|| lost("no region is given, and none is known".to_owned()))
     }
 
+    /// A HEAD is refused without a word. The same question as a GET has an answer with a document, and that says why.
+    async fn explained(&self, cx: &Ctx, endpoint: &Endpoint, name: &BucketName, refused: Error) -> Error {
+        let wordless = refused.code().is_none() && refused.request_id().is_some() && !refused.is_renewed();
+        if !wordless || matches!(refused.kind(), Kind::Throttled | Kind::Unavailable) {
+            return refused;
+        }
+        let request = Request::new(Operation::List, Method::GET, None).param("max-keys", "1");
+        match self.client.send(cx, endpoint, name.as_str(), request, None).await {
+            Err(error) if error.code().is_some() => error,
+            _ => refused,
+        }
+    }
+
     async fn versioning(&self, cx: &Ctx, endpoint: &Endpoint, name: &BucketName) -> Result<Versioning> {
         let request = Request::new(Operation::Versioning, Method::GET, None).param("versioning", "");
         let state = match self.client.send(cx, endpoint, name.as_str(), request, None).await {
@@ -88,7 +101,10 @@ impl Service for CosService {
     async fn open(&self, cx: &Ctx, name: &BucketName) -> Result<Arc<dyn Bucket>> {
         let endpoint = self.endpoint(cx, Operation::HeadBucket, name).await?;
         let request = Request::new(Operation::HeadBucket, Method::HEAD, None);
-        let answer = self.client.send(cx, &endpoint, name.as_str(), request, None).await?;
+        let answer = match self.client.send(cx, &endpoint, name.as_str(), request, None).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.explained(cx, &endpoint, name, error).await),
+        };
         let region = answer.header("x-cos-bucket-region").filter(|region| !region.is_empty()).map(str::to_owned);
         if answer.header("x-cos-bucket-arch") == Some("OFS") {
             tracing::warn!(bucket = %name, "the bucket has metadata acceleration, of which nothing is used");
@@ -98,6 +114,7 @@ impl Service for CosService {
             versioning,
             // Without effect where versioning was ever on (COS API, PUT Object, `x-cos-forbid-overwrite`).
             forbid_overwrite: versioning == Versioning::Never,
+            region: region.clone(),
             ..Capabilities::cos()
         };
         let region = region.or_else(|| self.client.endpoints.region().map(str::to_owned));

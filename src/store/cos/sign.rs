@@ -74,7 +74,8 @@ impl Signer {
         let start = (now / STEP * STEP).saturating_sub(60);
         let mut end = start + VALID;
         if let Some(expiry) = credentials.expires.map(unix) {
-            end = end.min(expiry).max(now + 1);
+            // A window without length is none; COS then says why it refuses, and the clock or the credentials are put right.
+            end = end.min(expiry).max(start + 1);
         }
         let time = format!("{start};{end}");
         let mut cached = self.window.lock();
@@ -207,6 +208,21 @@ mod tests {
              &q-header-list={header_list}&q-url-param-list={param_list}&q-signature={signature}"
         );
         assert_eq!(authorization, expected);
+    }
+
+    #[test]
+    fn a_window_ends_with_the_credentials_at_the_latest() {
+        let clock: Arc<dyn Clock> = Arc::new(crate::support::SystemClock);
+        let signer = Signer::new(Arc::clone(&clock));
+        let now = unix(clock.wall());
+        for (left, expected) in [(30, now + 30), (1, now + 1), (90_000, now / STEP * STEP - 60 + VALID)] {
+            let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(now + left);
+            let window = signer.window(&Arc::new(Credentials::new("i", "k").until(Some(expires))));
+            let (start, end) = window.time.split_once(';').map(|(a, b)| (a.parse::<u64>().unwrap(), b.parse::<u64>().unwrap())).unwrap();
+            // The test may cross into the next step.
+            assert!(end == expected || end == expected + STEP && left > VALID, "{left}");
+            assert!(start < end);
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! What stands between a caller and a dialect: `retry(limit(meter(dialect)))`, with faults of tests below the meter.
+//! What stands between a caller and a dialect: `retry(limit(meter(dialect)))`, with faults of tests below the meter. What all calls of a bucket know
+//! together (`health`) and second requests for late answers (`hedge`) are part of retrying.
 //!
 //! Limit, meter and faults do the same thing around every request, so the list of requests is written once, in two macros; each wrapper says in
 //! `around` what happens around one, and in `body` what happens to the bytes of a GET. Retrying differs from request to request and is written out.
 
 pub(super) mod fault;
+mod health;
+mod hedge;
 pub(super) mod limit;
 pub(super) mod meter;
 pub(super) mod retry;

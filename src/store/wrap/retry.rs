@@ -9,6 +9,8 @@
 //!    [`VERIFIED`] is gathered and checked before any byte of it is handed up, so a wrong byte costs a repetition, not an error.
 //! 3. All of it must end: at the context's deadline, which moves only for bytes and answers that are news. Between attempts one waits a random
 //!    part of a time that doubles, so that a thousand callers do not come back at once.
+//! 4. It must begin again as soon as it can. In an outage callers do not try one by one but together ([`Health`]): the first that is answered ends
+//!    the waiting of all, and what hangs from before is given up.
 //!
 //! Repeated: `Throttled`, `Unavailable`, and `Corrupt` a few times; what was put right since ([`Error::is_renewed`]) at once, twice at most.
 
@@ -23,15 +25,20 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::Instant;
 
+use super::{health::Health, hedge::Hedge};
 use crate::store::{
     Acl, Body, Bucket, BucketInfo, BucketName, Capabilities, CommitToken, Error, Head, Key, Kind, ListRequest, Meta, ObjectVersion,
-    OpenUpload, Operation, Outcome, Page, Part, PartNumber, Payload, Replaces, Result, Service, Stored, Tags, Upload, checksum::combine,
+    OpenUpload, Operation, Outcome, Page, Part, PartNumber, Payload, Replaces, Result, Service, Stored, Tags, Upload, access,
+    checksum::combine,
 };
-use crate::support::Ctx;
+use crate::support::{Clock, Counter, Ctx, Urgency};
 
-/// The first wait is up to this, the next up to twice this, and so on up to [`LONGEST_WAIT`].
+/// The first wait is up to this, the next up to twice this, and so on up to [`LONGEST_WAIT`]: five seconds after its end no outage is felt any more,
+/// not even one of a single operation, of which nobody else has news.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
+/// With less time left no other attempt is made.
+const LAST_MOMENT: Duration = Duration::from_millis(20);
 
 /// How often in a row an answer that is not what was asked for is asked for again.
 const CORRUPT: u32 = 3;
@@ -52,17 +59,36 @@ const BLUR: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(in crate::store) struct Retry<T: ?Sized> {
     inner: Arc<T>,
+    /// What is known of the way to it.
+    health: Arc<Health>,
+    hedge: Option<Hedge>,
+    setup: Setup,
+}
+
+/// How buckets are retried.
+#[derive(Debug, Clone)]
+pub(in crate::store) struct Setup {
+    pub(in crate::store) clock: Arc<dyn Clock>,
+    /// Counts GETs that were asked for twice, and of these the second that were first; `None`: none are.
+    pub(in crate::store) hedged: Option<(Arc<Counter>, Arc<Counter>)>,
 }
 
 impl<T: ?Sized> Retry<T> {
-    pub(in crate::store) fn new(inner: Arc<T>) -> Self {
-        Self { inner }
+    pub(in crate::store) fn new(inner: Arc<T>, setup: Setup) -> Self {
+        let health = Health::new(Arc::clone(&setup.clock));
+        let hedge = setup.hedged.clone().map(|(asked, won)| Hedge::new(Arc::clone(&health), asked, won));
+        Self { inner, health, hedge, setup }
+    }
+
+    fn course<'a>(&'a self, cx: &'a Ctx, operation: Operation, target: &'a str) -> Course<'a> {
+        Course::new(cx, &self.health, operation, target)
     }
 }
 
 /// One call on its way through its attempts.
 struct Course<'a> {
     cx: &'a Ctx,
+    health: &'a Health,
     operation: Operation,
     /// What it is about, for errors that nobody has named.
     target: &'a str,
@@ -75,24 +101,38 @@ struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    fn new(cx: &'a Ctx, operation: Operation, target: &'a str) -> Self {
-        Self { cx, operation, target, tries: 0, streak: 0, corrupt: 0, renewals: 0, last: None }
+    fn new(cx: &'a Ctx, health: &'a Health, operation: Operation, target: &'a str) -> Self {
+        Self { cx, health, operation, target, tries: 0, streak: 0, corrupt: 0, renewals: 0, last: None }
     }
 
-    /// One attempt, cut at the deadline.
+    /// One attempt, cut at the deadline, or when others are answered and this one hangs.
     async fn attempt<T>(&mut self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.health.admit(self.cx, self.operation).await?;
         self.tries += 1;
-        match self.cx.bounded(call).await {
-            Ok(Ok(done)) => {
-                self.cx.progressed();
-                Ok(done)
+        let began = self.cx.clock().now();
+        let attempt = self.cx.bounded(async {
+            tokio::select! {
+                biased;
+                done = access::attempt(self.tries, call) => done,
+                () = self.health.overtaken() => Err(self.lost(Kind::Unavailable, "it hung while the store answered others".to_owned())),
             }
-            Ok(Err(error)) => Err(error),
-            Err(late) => {
-                let error = Error::new(Kind::NoProgress, self.operation.name(), late.to_string());
-                Err(if self.operation.repeats_freely() { error } else { error.unknown() })
-            }
+        });
+        let result = match attempt.await {
+            Ok(done) => done,
+            Err(late) => Err(self.lost(Kind::NoProgress, late.to_string())),
+        };
+        self.health.ended(self.operation, began, result.as_ref().err());
+        // Of a GET only bytes count: one that is cut behind every head would else be tried for ever.
+        if result.is_ok() && self.operation != Operation::Get {
+            self.cx.progressed();
         }
+        result
+    }
+
+    /// The error of an attempt that was left to itself.
+    fn lost(&self, kind: Kind, message: String) -> Error {
+        let error = Error::new(kind, self.operation.name(), message);
+        if self.operation.repeats_freely() { error } else { error.unknown() }
     }
 
     /// After a failure: waits until it is time for another attempt.
@@ -107,23 +147,24 @@ impl<'a> Course<'a> {
         }
         self.corrupt += u32::from(error.kind() == Kind::Corrupt);
         let repeat = match error.kind() {
-            Kind::Throttled | Kind::Unavailable => true,
+            Kind::Throttled => true,
+            // What was asked for ahead of need is not asked for in an outage.
+            Kind::Unavailable => self.cx.urgency != Urgency::Prefetch || !self.health.is_stopped(self.operation),
             Kind::Corrupt => self.corrupt <= CORRUPT,
             _ => false,
         };
-        if !repeat {
+        let left = self.cx.remaining();
+        if !repeat || left < LAST_MOMENT {
             return Err(self.give_up(error));
         }
         let most = FIRST_WAIT.saturating_mul(1 << self.streak.min(16)).min(LONGEST_WAIT);
         self.streak += 1;
         let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
-        let wait = Duration::from_nanos(self.cx.clock().below(nanos));
-        if wait >= self.cx.remaining() {
-            return Err(self.give_up(error));
-        }
+        // Whoever has waited so long shall not have missed the end of it by the length of a pause.
+        let wait = Duration::from_nanos(self.cx.clock().below(nanos)).min(left / 4 * 3);
         tracing::debug!(%error, tries = self.tries, ?wait, "trying again");
         self.last = Some(error);
-        self.cx.clock().sleep(wait).await;
+        self.health.pause(wait).await;
         Ok(())
     }
 
@@ -172,7 +213,7 @@ impl Retry<dyn Bucket> {
         target: &str,
         mut call: impl FnMut() -> F,
     ) -> Result<T> {
-        let mut course = Course::new(cx, operation, target);
+        let mut course = self.course(cx, operation, target);
         loop {
             match course.attempt(call()).await {
                 Ok(done) => return Ok(done),
@@ -190,7 +231,7 @@ impl Retry<dyn Bucket> {
         replaces: &Replaces,
         mut call: impl FnMut(Replaces) -> F,
     ) -> Result<Stored> {
-        let mut course = Course::new(cx, made.operation, made.key.as_str());
+        let mut course = self.course(cx, made.operation, made.key.as_str());
         let mut replaces = replaces.clone();
         let mut lost = false;
         loop {
@@ -209,7 +250,10 @@ impl Retry<dyn Bucket> {
             }
             let settled = self.settle(cx, &made, crc64(), &replaces).await;
             match settled.map_err(|late| course.give_up(late).unknown())? {
-                Settled::Ours(head) => return Ok(stored_by(*head)),
+                Settled::Ours(head) => {
+                    self.arrives(made.operation, cx);
+                    return Ok(stored_by(*head));
+                }
                 // An upload that is gone and left nothing: there is nothing to repeat.
                 Settled::Before if gone => return Err(course.give_up(if lost { error.unknown() } else { error })),
                 Settled::Before => {
@@ -240,6 +284,11 @@ impl Retry<dyn Bucket> {
         }
     }
 
+    /// A request whose answer was lost has done its work: that is an answer, too.
+    fn arrives(&self, operation: Operation, cx: &Ctx) {
+        self.health.ended(operation, cx.clock().now(), None);
+    }
+
     /// Finds out what became of a write.
     async fn settle(&self, cx: &Ctx, made: &Made<'_>, crc64: Option<u64>, replaces: &Replaces) -> Result<Settled> {
         let head = self.look(cx, made.key).await?;
@@ -266,6 +315,40 @@ impl Retry<dyn Bucket> {
         }
     }
 
+    /// A GET, repeated until its head is here.
+    async fn fetch(&self, cx: &Ctx, version: &ObjectVersion, range: Range<u64>) -> Result<Body> {
+        let len = range.end.saturating_sub(range.start);
+        let mut course = self.course(cx, Operation::Get, version.key.as_str());
+        loop {
+            let mut body = match course.attempt(self.inner.get(cx, version, range.clone())).await {
+                Ok(body) => body,
+                Err(error) => {
+                    course.pause(error).await?;
+                    continue;
+                }
+            };
+            let check = body.take_check();
+            let body = Body::new(len, self.resumed(cx, version, range.clone(), body));
+            let Some(crc64) = check else { return Ok(body) };
+            let mut body = body.checked(crc64);
+            if len > VERIFIED {
+                return Ok(body);
+            }
+            let mut pieces = Vec::new();
+            let broken = loop {
+                match body.next().await {
+                    Some(Ok(bytes)) => pieces.push(Ok(bytes)),
+                    Some(Err(error)) => break Some(error),
+                    None => break None,
+                }
+            };
+            match broken {
+                None => return Ok(Body::new(len, stream::iter(pieces))),
+                Some(error) => course.pause(error.on(&version.key)).await?,
+            }
+        }
+    }
+
     /// The bytes of `range`, from `body` and, when that breaks off, from further requests.
     fn resumed(
         &self,
@@ -274,7 +357,15 @@ impl Retry<dyn Bucket> {
         range: Range<u64>,
         body: Body,
     ) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
-        let whole = Resumed { inner: Arc::clone(&self.inner), cx: cx.clone(), version: version.clone(), left: range, body: Some(body) };
+        let whole = Resumed {
+            inner: Arc::clone(&self.inner),
+            health: Arc::clone(&self.health),
+            cx: cx.clone(),
+            version: version.clone(),
+            left: range,
+            body: Some(body),
+            given: cx.clock().now(),
+        };
         stream::unfold(Some(whole), |state| async {
             let mut state = state?;
             match state.next().await {
@@ -317,11 +408,14 @@ fn stored_by(head: Head) -> Stored {
 /// A body over several requests.
 struct Resumed {
     inner: Arc<dyn Bucket>,
+    health: Arc<Health>,
     cx: Ctx,
     version: ObjectVersion,
     /// What has not come yet.
     left: Range<u64>,
     body: Option<Body>,
+    /// When the reader was last given something.
+    given: Instant,
 }
 
 impl Resumed {
@@ -329,14 +423,15 @@ impl Resumed {
         if self.left.is_empty() {
             return Ok(None);
         }
-        // What the reader did since it had the last bytes is not waiting. Each call ends in bytes or an error, so this does not go on for ever.
-        self.cx.progressed();
-        let mut course = Course::new(&self.cx, Operation::Get, self.version.key.as_str());
+        // What the reader did since it had the last bytes is not waiting.
+        self.cx.excuse(self.cx.clock().now().duration_since(self.given));
+        let mut course = Course::new(&self.cx, &self.health, Operation::Get, self.version.key.as_str());
         loop {
             let error = match &mut self.body {
                 Some(body) => match self.cx.bounded(body.next()).await {
                     Ok(Some(Ok(bytes))) => {
                         self.left.start += bytes.len() as u64;
+                        self.given = self.cx.clock().now();
                         return Ok(Some(bytes));
                     }
                     Ok(Some(Err(error))) => error,
@@ -376,34 +471,9 @@ impl Bucket for Retry<dyn Bucket> {
 
     async fn get(&self, cx: &Ctx, version: &ObjectVersion, range: Range<u64>) -> Result<Body> {
         let len = range.end.saturating_sub(range.start);
-        let mut course = Course::new(cx, Operation::Get, version.key.as_str());
-        loop {
-            let mut body = match course.attempt(self.inner.get(cx, version, range.clone())).await {
-                Ok(body) => body,
-                Err(error) => {
-                    course.pause(error).await?;
-                    continue;
-                }
-            };
-            let check = body.take_check();
-            let body = Body::new(len, self.resumed(cx, version, range.clone(), body));
-            let Some(crc64) = check else { return Ok(body) };
-            let mut body = body.checked(crc64);
-            if len > VERIFIED {
-                return Ok(body);
-            }
-            let mut pieces = Vec::new();
-            let broken = loop {
-                match body.next().await {
-                    Some(Ok(bytes)) => pieces.push(Ok(bytes)),
-                    Some(Err(error)) => break Some(error),
-                    None => break None,
-                }
-            };
-            match broken {
-                None => return Ok(Body::new(len, stream::iter(pieces))),
-                Some(error) => course.pause(error.on(&version.key)).await?,
-            }
+        match &self.hedge {
+            Some(hedge) => hedge.first(cx, len, || self.fetch(cx, version, range.clone())).await,
+            None => self.fetch(cx, version, range).await,
         }
     }
 
@@ -435,7 +505,7 @@ impl Bucket for Retry<dyn Bucket> {
     }
 
     async fn delete(&self, cx: &Ctx, key: &Key, expected: Option<&ObjectVersion>) -> Result<()> {
-        let mut course = Course::new(cx, Operation::Delete, key.as_str());
+        let mut course = self.course(cx, Operation::Delete, key.as_str());
         loop {
             let error = match course.attempt(self.inner.delete(cx, key, expected)).await {
                 Ok(()) => return Ok(()),
@@ -445,7 +515,10 @@ impl Bucket for Retry<dyn Bucket> {
                 let there = self.look(cx, key).await.map_err(|late| course.give_up(late).unknown())?;
                 match (there, expected) {
                     // Gone, or something newer stands there, which is not what was to go.
-                    (None, _) => return Ok(()),
+                    (None, _) => {
+                        self.arrives(Operation::Delete, cx);
+                        return Ok(());
+                    }
                     (Some(head), Some(expected)) if !expected.same_bytes(&head.version) => return Ok(()),
                     _ => {}
                 }
@@ -456,7 +529,7 @@ impl Bucket for Retry<dyn Bucket> {
 
     async fn delete_many(&self, cx: &Ctx, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
         let start = cx.clock().now();
-        let mut course = Course::new(cx, Operation::DeleteMany, self.name().as_str());
+        let mut course = self.course(cx, Operation::DeleteMany, self.name().as_str());
         loop {
             match course.attempt(self.inner.delete_many(cx, keys)).await {
                 Ok(refused) => return Ok(refused),
@@ -522,7 +595,7 @@ impl Bucket for Retry<dyn Bucket> {
 #[deny(clippy::missing_trait_methods)]
 impl Service for Retry<dyn Service> {
     async fn buckets(&self, cx: &Ctx) -> Result<Vec<BucketInfo>> {
-        let mut course = Course::new(cx, Operation::ListBuckets, "the account");
+        let mut course = self.course(cx, Operation::ListBuckets, "the account");
         loop {
             match course.attempt(self.inner.buckets(cx)).await {
                 Ok(buckets) => return Ok(buckets),
@@ -532,17 +605,17 @@ impl Service for Retry<dyn Service> {
     }
 
     async fn open(&self, cx: &Ctx, name: &BucketName) -> Result<Arc<dyn Bucket>> {
-        let mut course = Course::new(cx, Operation::HeadBucket, name.as_str());
+        let mut course = self.course(cx, Operation::HeadBucket, name.as_str());
         loop {
             match course.attempt(self.inner.open(cx, name)).await {
-                Ok(bucket) => return Ok(Arc::new(Retry::<dyn Bucket>::new(bucket))),
+                Ok(bucket) => return Ok(Arc::new(Retry::<dyn Bucket>::new(bucket, self.setup.clone()))),
                 Err(error) => course.pause(error).await?,
             }
         }
     }
 
     async fn create_bucket(&self, cx: &Ctx, name: &BucketName) -> Result<()> {
-        let mut course = Course::new(cx, Operation::CreateBucket, name.as_str());
+        let mut course = self.course(cx, Operation::CreateBucket, name.as_str());
         let mut lost = false;
         loop {
             match course.attempt(self.inner.create_bucket(cx, name)).await {
@@ -558,7 +631,7 @@ impl Service for Retry<dyn Service> {
     }
 
     async fn delete_bucket(&self, cx: &Ctx, name: &BucketName) -> Result<()> {
-        let mut course = Course::new(cx, Operation::DeleteBucket, name.as_str());
+        let mut course = self.course(cx, Operation::DeleteBucket, name.as_str());
         let mut lost = false;
         loop {
             match course.attempt(self.inner.delete_bucket(cx, name)).await {
