@@ -399,6 +399,10 @@ fn replay(bytes: &Bytes, name: &str, identity: &str) -> Result<(Replay, u64, u64
         end = span.end;
         next = next.max(number + 1);
     }
+    if end == 0 {
+        // Cut there, it would be nobody's.
+        return Err(JournalError::Unreadable(name.to_owned()));
+    }
     replay.torn = bytes.len() as u64 - end;
     Ok((replay, end, next))
 }

@@ -334,6 +334,10 @@ impl Answer {
             if place.is_none() && all.len() + bytes.len() > LONG {
                 place = self.watch.wait(Arc::clone(&self.long).acquire_owned()).await?.ok();
             }
+            if all.capacity() - all.len() < bytes.len() {
+                // A quarter more, where a vector would take as much again.
+                all.reserve_exact(bytes.len().max(all.len() / 4));
+            }
             all.extend_from_slice(&bytes);
         }
         Ok(Document { bytes: all.into(), _place: place })

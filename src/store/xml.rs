@@ -12,6 +12,10 @@ const DEPTH: usize = 16;
 /// A full page of a listing has under 15,000 elements, one of buckets (2,000) as many, a multi-delete that refuses everything under 6,000.
 const ELEMENTS: usize = 50_000;
 
+/// Longest text of an element, and longest path to one. A key of 850 bytes has some 2,600 when every byte of it is percent-encoded.
+const TEXT: usize = 64 << 10;
+const PATH: usize = 1 << 10;
+
 /// What the visitor is told. Paths are local names joined by `/`, without the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step<'a> {
@@ -54,18 +58,26 @@ pub(super) fn walk(document: &[u8], mut visit: impl FnMut(Step<'_>)) -> Result<S
                 text.clear();
                 path.truncate(open.pop().unwrap_or_default());
             }
-            Event::Text(part) if !open.is_empty() => text.push_str(&part),
-            Event::CData(part) => text.push_str(&part),
+            Event::Text(part) if !open.is_empty() => push(&mut text, &part),
+            Event::CData(part) => push(&mut text, &part),
             Event::GeneralRef(name) => text.push(character(&name)?),
             Event::DocType(_) => return Err("the document has a DTD".to_owned()),
             Event::Eof => break,
             Event::Text(_) | Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
+        }
+        if text.len() > TEXT || path.len() > PATH {
+            return Err("the document has a text or a name that is too long".to_owned());
         }
     }
     if !open.is_empty() {
         return Err("the document ends early".to_owned());
     }
     root.ok_or_else(|| "the document is empty".to_owned())
+}
+
+/// Appends what there is room for, and one byte more to tell that it was not all.
+fn push(text: &mut String, part: &str) {
+    text.push_str(&part[..part.ceil_char_boundary(TEXT + 1 - text.len().min(TEXT))]);
 }
 
 fn enter(name: &str, root: &mut Option<String>, path: &mut String, open: &mut Vec<usize>, elements: &mut usize) -> Result<(), String> {
@@ -83,7 +95,7 @@ fn enter(name: &str, root: &mut Option<String>, path: &mut String, open: &mut Ve
     if !path.is_empty() {
         path.push('/');
     }
-    path.push_str(name);
+    path.push_str(&name[..name.ceil_char_boundary(PATH + 1)]);
     Ok(())
 }
 
@@ -160,6 +172,11 @@ mod tests {
             "<a><b>&#0;</b></a>",
             &deep,
             &wide,
+            &format!("<a><b>{}</b></a>", "x".repeat(TEXT + 1)),
+            &format!("<a><b>{}&amp;</b></a>", "\u{fc}".repeat(TEXT / 2)),
+            &format!("<a><b><![CDATA[{}]]></b></a>", "x".repeat(TEXT + 1)),
+            &format!("<a><{0}></{0}></a>", "x".repeat(PATH + 1)),
+            &format!("<a><{0}><{0}/></{0}></a>", "x".repeat(PATH / 2)),
         ] {
             assert!(leaves(bad).is_err(), "{}", &bad[..bad.len().min(60)]);
         }

@@ -130,3 +130,27 @@ async fn delete(cx: &Ctx, bucket: &Arc<dyn Bucket>, key: &Key, seen: Option<&Hea
         answer => Ok(answer?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{CommitToken, Meta, Payload, Replaces, memory::MemoryBucket};
+    use crate::support::{Clock, SystemClock};
+
+    #[tokio::test]
+    async fn nothing_but_a_helper_is_deleted_on_the_ledgers_word() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let memory = MemoryBucket::new(Arc::clone(&clock));
+        let bucket: Arc<dyn Bucket> = Arc::<MemoryBucket>::clone(&memory);
+        let cx = Ctx::new(clock, Duration::from_secs(5), 0, 0);
+        for (key, helper) in [("precious", false), ("a.cosmount/b", false), ("p/.cosmount/open/h/1", true), (".cosmount/open/h/1", true)] {
+            let payload = Payload::from(bytes::Bytes::from_static(b"x"));
+            let meta = Meta { token: Some(CommitToken::from_bytes([1; 16])), ..Meta::default() };
+            bucket.put(&cx, &Key::new(key), &meta, payload, &Replaces::Anything).await.unwrap();
+            let outcome = recover(&cx, &bucket, &Leftover::Helper { key: key.to_owned() }).await;
+            assert_eq!((outcome.is_ok(), memory.peek(&Key::new(key)).is_none()), (helper, helper), "{key}");
+        }
+    }
+}

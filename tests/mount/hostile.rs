@@ -222,7 +222,7 @@ fn a_listing_of_nothing_without_end_is_an_error() {
 /// Long answers to many requests at once: not each gets its megabytes.
 #[test]
 fn many_long_answers_at_once_wait_for_each_other() {
-    let document = listing(&format!("<Contents><Key>{}</Key></Contents>", "x".repeat((8 << 20) - 200)));
+    let document = listing(&format!("<!--{}-->", "x".repeat((8 << 20) - 200)));
     let liar = Liar::cos(move |asked, stream| match asked.param("prefix") {
         Some(prefix) if asked.is_list() && prefix.starts_with('n') => Some(liar::document(stream, &document)),
         _ => None,
@@ -531,7 +531,15 @@ fn hostile_keys_are_shown_once_and_touch_nothing_else() {
 
 /// No path outside the mount's own directories is opened for writing or changed, and no part of a key is in any path.
 fn check_trace(trace: &str, mount: &Mounted, keys: &BTreeSet<Vec<u8>>) {
-    let own = [mount.staging(), mount.path(), PathBuf::from("/run/cosmount"), PathBuf::from("/dev/fuse"), PathBuf::from("/dev/null")];
+    // (The last is the read-ahead of this mount, a number and a name of the kernel's.)
+    let own = [
+        mount.staging(),
+        mount.path(),
+        PathBuf::from("/run/cosmount"),
+        PathBuf::from("/dev/fuse"),
+        PathBuf::from("/dev/null"),
+        PathBuf::from("/sys/class/bdi"),
+    ];
     let changes = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"];
     let changing =
         ["mkdir", "rename", "unlink", "rmdir", "link", "symlink", "mknod", "chmod", "chown", "truncate", "utime", "setxattr", "creat"];

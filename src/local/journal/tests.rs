@@ -139,6 +139,48 @@ async fn a_flipped_bit_costs_one_record() {
     }
 }
 
+/// A torn tail proves that a hole before it was durable. Cut off, it must not take what lies between with it at the replay after that.
+#[tokio::test]
+async fn a_torn_tail_behind_damage_costs_nothing_later() {
+    let mut bytes = head(WHOSE).unwrap();
+    let batches: Vec<u64> = (0..2)
+        .map(|batch| {
+            let at = bytes.len() as u64;
+            for number in 0..3 {
+                encode(&mut bytes, 2 + batch * 3 + number, at, &record(usize::try_from(batch * 3 + number).unwrap()));
+            }
+            at
+        })
+        .collect();
+    for batch in batches {
+        bytes[usize::try_from(batch).unwrap()] ^= 1;
+    }
+    let disk = SimDisk::new();
+    disk.plant("journal", bytes);
+    // The first batch was durable and has lost its first record; the second was torn at its first, and none of it was acknowledged.
+    let first = open(&disk).await.1;
+    assert_eq!(first.records, records(1..3));
+    assert!(first.torn > 0 && first.damaged.len() == 1);
+    for _ in 0..2 {
+        assert_eq!(open(&disk).await.1.records, records(1..3));
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_only_looks_like_one_is_refused_in_time() {
+    // (Without the bound this test runs for hours.) Marks everywhere, each with a length that reaches far: to sum up all of them is to sum up everything a million times.
+    let mut bytes = head(WHOSE).unwrap();
+    let mut claim = Vec::new();
+    encode(&mut claim, 2, 0, &[0; 100]);
+    claim[4..8].copy_from_slice(&u32::try_from(MAX_RECORD).unwrap().to_le_bytes());
+    claim.truncate(28);
+    while bytes.len() < 24 << 20 {
+        bytes.extend_from_slice(&claim);
+    }
+    let refused = replay(&bytes.into(), "journal", WHOSE).unwrap_err();
+    assert!(matches!(refused, JournalError::Unreadable(_)), "{refused}");
+}
+
 #[tokio::test]
 async fn damage_is_reported_until_compaction_and_costs_nothing_appended_later() {
     let (_, bytes) = written(6).await;
