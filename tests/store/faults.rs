@@ -477,6 +477,9 @@ async fn what_is_not_from_cos_is_no_absence() {
         assert_eq!(stage.bucket.head(&cx, &key("a")).await.unwrap_err().kind(), Kind::Unavailable, "{action:?}");
         stage.server().faults().remove(rule);
     }
+    // Another client: this one has learnt that nobody answers, and asks once a second.
+    let stage = Stage::impatient().await;
+    stage.foreign(&key("a"), "x");
     stage.fault(Op::HeadObject, Action::gateway(404));
     let cx = stage.cx.detached(cosmount::support::Urgency::Demand);
     assert!(stage.bucket.head(&cx, &key("a")).await.is_ok());
