@@ -1,6 +1,6 @@
 //! Where log lines go and what they look like: the terminal, a file, or the system's log; text or JSON; and the access log beside them.
 //!
-//! 1. *One line each.* Whatever is logged, keys and answers of a server included, control characters are escaped last of all ([`plain`]), so that nothing
+//! 1. *One line each.* Whatever is logged, keys and answers of a server included, control characters are escaped last of all (`plain`), so that nothing
 //!    forges a line or speaks to a terminal.
 //! 2. *Live.* [`Logging`] reopens files on SIGHUP, for logrotate, and changes the level on SIGUSR2: `debug`, `trace`, `info` and again.
 //! 3. *A log is never waited for.* Lines are lost while the system's log does not take them, and a file that cannot be opened anew is kept.
