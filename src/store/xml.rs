@@ -65,8 +65,8 @@ pub(super) fn walk(document: &[u8], mut visit: impl FnMut(Step<'_>)) -> Result<S
             Event::Eof => break,
             Event::Text(_) | Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
         }
-        if text.len() > TEXT || path.len() > PATH {
-            return Err("the document has a text or a name that is too long".to_owned());
+        if text.len() > TEXT {
+            return Err("the document has a text that is too long".to_owned());
         }
     }
     if !open.is_empty() {
@@ -95,7 +95,10 @@ fn enter(name: &str, root: &mut Option<String>, path: &mut String, open: &mut Ve
     if !path.is_empty() {
         path.push('/');
     }
-    path.push_str(&name[..name.ceil_char_boundary(PATH + 1)]);
+    if path.len() + name.len() > PATH {
+        return Err("the document has a name that is too long".to_owned());
+    }
+    path.push_str(name);
     Ok(())
 }
 
