@@ -276,7 +276,7 @@ fn time(text: &str) -> Option<SystemTime> {
 
 /// Any text as each kind of file, and as what a role's service answers.
 #[cfg(any(test, fuzzing))]
-pub(super) fn fuzz(data: &[u8]) {
+pub(in crate::store) fn fuzz(data: &[u8]) {
     drop(json(data));
     let Ok(text) = std::str::from_utf8(data) else { return };
     drop(token(text));

@@ -32,7 +32,7 @@ use async_trait::async_trait;
 
 pub use environment::Fixed;
 #[cfg(any(test, fuzzing))]
-pub(super) use formats::fuzz;
+pub(in crate::store) use formats::fuzz;
 pub use oidc::Identity;
 pub use sources::{Choice, Sources, open};
 
