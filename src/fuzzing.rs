@@ -16,7 +16,7 @@ use crate::vfs;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its corpus, too.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("documents", store::cos::fuzzing::documents),
     ("listing", store::cos::fuzzing::listing),
     ("headers", headers),
@@ -24,6 +24,8 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("ledger", local::fuzzing::ledger),
     ("keymap", vfs::fuzzing::keys),
     ("words", words),
+    ("credentials", store::cos::fuzzing::credentials),
+    ("certificate", store::fuzz_certificate),
 ];
 
 /// What HEAD answers, down to the attributes that programs see.
@@ -183,6 +185,16 @@ mod tests {
     #[test]
     fn words_that_are_typed() {
         run("words");
+    }
+
+    #[test]
+    fn files_and_answers_with_credentials() {
+        run("credentials");
+    }
+
+    #[test]
+    fn certificates() {
+        run("certificate");
     }
 
     #[test]

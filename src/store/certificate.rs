@@ -127,6 +127,14 @@ fn time((tag, text): (u8, &[u8])) -> Option<SystemTime> {
     Some(UNIX_EPOCH + Duration::from_secs(days * 86_400 + hour * 3600 + minute * 60 + second))
 }
 
+/// Any bytes as a certificate.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Some(certificate) = Certificate::parse(data) {
+        assert!(certificate.begins >= UNIX_EPOCH && certificate.ends >= UNIX_EPOCH);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

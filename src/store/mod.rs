@@ -40,12 +40,12 @@ pub use capabilities::{Capabilities, Versioning};
 pub use error::{Error, Kind, Outcome};
 pub use operation::Operation;
 pub use proxy::Proxies;
-#[cfg(any(test, fuzzing))]
-pub(crate) use proxy::fuzz as fuzz_proxies;
 pub use types::{
     Acl, Body, BucketInfo, BucketName, CommitToken, ETag, Grant, Head, Key, ListRequest, Listed, Meta, ObjectVersion, OpenUpload, Page,
     Part, PartNumber, Payload, Replaces, Segment, Source, Sse, Stored, Tags, Upload, UploadId, VersionId,
 };
+#[cfg(any(test, fuzzing))]
+pub(crate) use {certificate::fuzz as fuzz_certificate, proxy::fuzz as fuzz_proxies};
 
 pub use way::Way;
 pub use wrap::fault::{Fault, Faults};

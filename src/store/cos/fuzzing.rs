@@ -12,6 +12,11 @@ use crate::store::{
     cos::{answers, error::Document, meta, request::Request},
 };
 
+/// Files with credentials, and the answers of a role's service.
+pub(crate) fn credentials(data: &[u8]) {
+    super::credentials::fuzz(data);
+}
+
 /// Every kind of document; which, says the first byte.
 pub(crate) fn documents(data: &[u8]) {
     let Some((kind, document)) = data.split_first() else { return };

@@ -268,9 +268,23 @@ fn time(text: &str) -> Option<SystemTime> {
     let zone = text.get(text.find('T')?..)?.find(['+', '-']).map(|at| at + text.find('T').unwrap_or(0));
     let Some(at) = zone else { return iso8601(text) };
     let (hours, minutes) = text[at + 1..].split_once(':')?;
-    let shift = Duration::from_secs(hours.parse::<u64>().ok()?.checked_mul(3600)? + minutes.parse::<u64>().ok()?.checked_mul(60)?);
+    let shift = hours.parse::<u64>().ok()?.checked_mul(3600)?.checked_add(minutes.parse::<u64>().ok()?.checked_mul(60)?)?;
+    let shift = Duration::from_secs(shift);
     let local = iso8601(&text[..at])?;
     if text[at..].starts_with('+') { local.checked_sub(shift) } else { local.checked_add(shift) }
+}
+
+/// Any text as each kind of file, and as what a role's service answers.
+#[cfg(any(test, fuzzing))]
+pub(in crate::store) fn fuzz(data: &[u8]) {
+    drop(json(data));
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    drop(token(text));
+    drop(passwd(text, None));
+    drop(passwd(text, Some("b-1")));
+    drop(coscmd(text, "common"));
+    drop(coscli(text, "b"));
+    let _ = time(text);
 }
 
 #[cfg(test)]

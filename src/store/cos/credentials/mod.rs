@@ -31,6 +31,8 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 
 pub use environment::Fixed;
+#[cfg(any(test, fuzzing))]
+pub(in crate::store) use formats::fuzz;
 pub use oidc::Identity;
 pub use sources::{Choice, Sources, open};
 

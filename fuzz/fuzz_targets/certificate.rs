@@ -1,0 +1,4 @@
+//! See `src/fuzzing.rs`.
+#![no_main]
+
+cosmount_fuzz::target!("certificate");
