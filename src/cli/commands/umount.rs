@@ -29,7 +29,10 @@ pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
         (Some(served), mounted) => stop(served, mounted.as_ref(), &mount_point, umount.force).map_err(system),
         (None, Some(mounted)) => {
             mounted.unmount().map_err(system)?;
-            eprintln!("{}: no living process of this user served it; what close or fsync had not confirmed is lost", mount_point.display());
+            eprintln!(
+                "{}: no living process of this user served it; another user's, if there is one, sends what it has, and else what close or fsync had not confirmed is lost",
+                mount_point.display()
+            );
             Ok(())
         }
         (None, None) => Err(Failure::new(USAGE, anyhow!("{} is not mounted by cosmount", mount_point.display()))),
