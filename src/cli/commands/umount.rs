@@ -39,7 +39,10 @@ pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
 /// Sends SIGTERM and follows the process to its end.
 fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path, force: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    served.stop()?;
+    // One that is being stopped already, by an umount that was given up, would take another signal for haste and lose what it has not sent.
+    if !matches!(served.last_status()?, Some(Status::Draining { .. } | Status::Ended { .. })) {
+        served.stop()?;
+    }
     let (mut told, mut force) = (Told::default(), force);
     while served.is_alive() {
         runtime.block_on(async { SystemClock.sleep(LOOK).await });
