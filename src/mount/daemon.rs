@@ -63,12 +63,19 @@ impl Restart {
             command.env_remove(name);
         }
         // A pipe takes 64 KiB before it makes anybody wait, and secrets are short: nobody needs to read yet.
+        let secrets = serde_json::to_string(&self.secrets)?;
+        if secrets.len() > PIPE {
+            return Err(io::Error::other(format!("the variables with credentials hold more than {} KiB", PIPE >> 10)));
+        }
         let (read, mut write) = io::pipe()?;
-        write.write_all(serde_json::to_string(&self.secrets)?.as_bytes())?;
+        write.write_all(secrets.as_bytes())?;
         command.stdin(OwnedFd::from(read));
         Ok(command)
     }
 }
+
+/// What a pipe takes without a reader (pipe(7)).
+const PIPE: usize = 64 << 10;
 
 /// How a background process that was launched began.
 #[derive(Debug)]
@@ -416,6 +423,13 @@ mod tests {
     fn secrets_are_not_shown() {
         let restart = Restart { arguments: vec![], secrets: vec![("K".into(), "hush".into())], remove: vec![], mark: ("M", "1") };
         assert!(!format!("{restart:?}").contains("hush"));
+    }
+
+    #[test]
+    fn secrets_that_no_pipe_takes_are_refused_and_hold_nobody_up() {
+        let secrets = vec![("COS_SESSION_TOKEN".to_owned(), "x".repeat(PIPE))];
+        let restart = Restart { arguments: vec![], secrets, remove: vec![], mark: ("M", "1") };
+        assert!(restart.command().unwrap_err().to_string().contains("64 KiB"));
     }
 
     #[test]
