@@ -248,7 +248,8 @@ impl Registration {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
         let file = options.open(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| io::Error::from(errno))?;
+        // Waits for nobody but those who look at it for a moment.
+        let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
         file.set_len(0)?;
         let pid = i32::try_from(std::process::id())?;
         let registration = Self { path, file };
@@ -294,7 +295,10 @@ impl Served {
             let path = entry?.path();
             let Ok(file) = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path) else { continue };
             if !is_locked(&file) {
-                fs::remove_file(&path).ok();
+                // An empty one is about to be locked.
+                if file.metadata()?.len() > 0 {
+                    fs::remove_file(&path).ok();
+                }
                 continue;
             }
             let mut first = String::new();
