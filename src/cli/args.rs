@@ -198,6 +198,9 @@ pub(super) struct CheckCredentials {
     /// Bucket to try them on: cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX]
     #[arg(value_parser = Source::parse)]
     pub(super) source: Option<Source>,
+    /// Read options from this file; by default ~/.config/cosmount.toml, for root then /etc/cosmount.toml
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
     /// Region the bucket is in, such as ap-guangzhou
     #[arg(long, value_name = "REGION")]
     pub(super) region: Option<String>,

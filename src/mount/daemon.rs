@@ -63,12 +63,19 @@ impl Restart {
             command.env_remove(name);
         }
         // A pipe takes 64 KiB before it makes anybody wait, and secrets are short: nobody needs to read yet.
+        let secrets = serde_json::to_string(&self.secrets)?;
+        if secrets.len() > PIPE {
+            return Err(io::Error::other(format!("the variables with credentials hold more than {} KiB", PIPE >> 10)));
+        }
         let (read, mut write) = io::pipe()?;
-        write.write_all(serde_json::to_string(&self.secrets)?.as_bytes())?;
+        write.write_all(secrets.as_bytes())?;
         command.stdin(OwnedFd::from(read));
         Ok(command)
     }
 }
+
+/// What a pipe takes without a reader (pipe(7)).
+const PIPE: usize = 64 << 10;
 
 /// How a background process that was launched began.
 #[derive(Debug)]
@@ -241,7 +248,8 @@ impl Registration {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
         let file = options.open(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| io::Error::from(errno))?;
+        // Waits for nobody but those who look at it for a moment.
+        let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
         file.set_len(0)?;
         let pid = i32::try_from(std::process::id())?;
         let registration = Self { path, file };
@@ -287,7 +295,10 @@ impl Served {
             let path = entry?.path();
             let Ok(file) = OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path) else { continue };
             if !is_locked(&file) {
-                fs::remove_file(&path).ok();
+                // An empty one is about to be locked.
+                if file.metadata()?.len() > 0 {
+                    fs::remove_file(&path).ok();
+                }
                 continue;
             }
             let mut first = String::new();
@@ -416,6 +427,13 @@ mod tests {
     fn secrets_are_not_shown() {
         let restart = Restart { arguments: vec![], secrets: vec![("K".into(), "hush".into())], remove: vec![], mark: ("M", "1") };
         assert!(!format!("{restart:?}").contains("hush"));
+    }
+
+    #[test]
+    fn secrets_that_no_pipe_takes_are_refused_and_hold_nobody_up() {
+        let secrets = vec![("COS_SESSION_TOKEN".to_owned(), "x".repeat(PIPE))];
+        let restart = Restart { arguments: vec![], secrets, remove: vec![], mark: ("M", "1") };
+        assert!(restart.command().unwrap_err().to_string().contains("64 KiB"));
     }
 
     #[test]

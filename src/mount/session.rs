@@ -14,7 +14,10 @@ use std::{
         unix::{ffi::OsStrExt, net::UnixStream},
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -34,6 +37,9 @@ pub const TYPE: &str = "fuse.cosmount";
 
 /// Where umount(8) looks for what unmounts this type.
 const UMOUNT_HELPER: &str = "/sbin/umount.fuse.cosmount";
+
+/// How long a program of the system may take.
+const PROGRAM: Duration = Duration::from_secs(10);
 
 /// Readahead of the mount in KiB: 128 is what the kernel gives, 1024 read 60 % more a second (measured).
 const READ_AHEAD: &str = "1024";
@@ -240,6 +246,11 @@ impl Mounted {
         &self.device
     }
 
+    /// Whether the process behind it is gone, so that nothing of it is still on its way.
+    pub fn is_dead(&self) -> bool {
+        matches!(stat(&self.mount_point), Err(Errno::ENOTCONN))
+    }
+
     /// Whether it is still there and nothing is mounted on top of it.
     ///
     /// # Errors
@@ -288,8 +299,9 @@ impl Mounted {
             return umount2(&self.mount_point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
                 .with_context(|| format!("cannot unmount {shown}"));
         }
-        let output =
-            Command::new(HELPER).args(["-u", "-z", "--"]).arg(&self.mount_point).stdin(Stdio::null()).output().map_err(host::no_helper)?;
+        let mut helper = Command::new(HELPER);
+        helper.args(["-u", "-z", "--"]).arg(&self.mount_point);
+        let output = output_within(helper, PROGRAM).map_err(host::no_helper)?;
         if !output.status.success() {
             bail!("{HELPER} could not unmount {shown}: {}", String::from_utf8_lossy(&output.stderr).trim().escape_debug());
         }
@@ -309,13 +321,24 @@ impl Mounted {
 fn run_fake(program: &str, words: &[&str], mount_point: &Path) {
     let mut command = Command::new(program);
     command.args(["--fake", "--internal-only"]).args(words).arg(mount_point);
-    match command.stdin(Stdio::null()).output() {
+    match output_within(command, PROGRAM) {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
             tracing::debug!(program, said = %String::from_utf8_lossy(&output.stderr).trim().escape_debug(), "libmount's table stays as it is")
         }
         Err(error) => tracing::debug!(program, %error, "libmount's table stays as it is"),
     }
+}
+
+/// Runs a program that has no reason to take long. One that does all the same (somebody holds libmount's lock) is left to itself: no stop waits for
+/// it.
+fn output_within(mut command: Command, limit: Duration) -> io::Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    let (tell, told) = mpsc::channel();
+    // Whoever listened may have gone on.
+    thread::spawn(move || tell.send(child.wait_with_output()).ok());
+    told.recv_timeout(limit).unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("no end after {} s", limit.as_secs()))))
 }
 
 /// The mount that a look at `path` would find: the last of those that are listed there.
@@ -393,6 +416,15 @@ mod tests {
         assert!(fs::read_link(format!("/proc/self/fd/{}", received.as_raw_fd())).unwrap().ends_with("null"));
         drop(theirs);
         assert!(receive_descriptor(&ours).unwrap().is_none(), "an end without a descriptor is none");
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_not_waited_for() {
+        let mut sleep = Command::new("sleep");
+        sleep.arg("5");
+        let late = output_within(sleep, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        assert!(output_within(Command::new("true"), PROGRAM).unwrap().status.success());
     }
 
     #[test]

@@ -179,6 +179,7 @@ impl Running {
                 }
             };
             manager.stopping();
+            stop.say_draining(Duration::ZERO);
             let hurried = !by_kernel && stop.write_back_pages(&mut signals).await;
             let (left, patience) = if hurried { (vfs.left(), Duration::ZERO) } else { stop.drain(&mut signals).await };
             stop.report(left);
@@ -251,12 +252,10 @@ impl Stop<'_> {
         tokio::pin!(draining);
         let mut second = 0_u64;
         loop {
-            let (bytes, left) = (self.data.dirty_bytes(), self.vfs.left());
             let idle = self.patience.saturating_sub(cx.remaining());
-            self.say(&Status::Draining { bytes, files: left.files, idle: idle.as_secs(), limit: self.patience.as_secs() });
-            self.manager.draining(bytes);
+            let (files, bytes) = self.say_draining(idle);
             if second > 0 && second.is_multiple_of(LOGGED) {
-                tracing::info!("{} files with {bytes} bytes are still to be sent; nothing has moved for {} s", left.files, idle.as_secs());
+                tracing::info!("{files} files with {bytes} bytes are still to be sent; nothing has moved for {} s", idle.as_secs());
             }
             tokio::select! {
                 biased;
@@ -268,6 +267,14 @@ impl Stop<'_> {
                 () = self.clock.sleep(PROGRESS) => second += 1,
             }
         }
+    }
+
+    /// Tells how far the drain is, from its first moment on: whoever asks for the end again then knows that it has begun. Returns files and bytes.
+    fn say_draining(&self, idle: Duration) -> (usize, u64) {
+        let (bytes, files) = (self.data.dirty_bytes(), self.vfs.left().files);
+        self.say(&Status::Draining { bytes, files, idle: idle.as_secs(), limit: self.patience.as_secs() });
+        self.manager.draining(bytes);
+        (files, bytes)
     }
 
     /// Step 3.

@@ -361,6 +361,8 @@ impl Visit for Fields {
 #[derive(Debug)]
 struct SystemLog {
     socket: Option<UnixDatagram>,
+    /// Where it listens.
+    at: PathBuf,
     journal: bool,
     pid: u32,
 }
@@ -374,20 +376,20 @@ const SYSLOG: &str = "/dev/log";
 
 impl SystemLog {
     fn connect() -> Self {
-        let connect = |path| {
+        let connect = |path: &str| {
             let socket = UnixDatagram::unbound()?;
             socket.connect(path)?;
             socket.set_nonblocking(true)?;
             io::Result::Ok(socket)
         };
-        let (socket, journal) = match connect(JOURNAL) {
-            Ok(socket) => (Some(socket), true),
-            Err(_) => (connect(SYSLOG).ok(), false),
+        let (socket, at, journal) = match connect(JOURNAL) {
+            Ok(socket) => (Some(socket), JOURNAL, true),
+            Err(_) => (connect(SYSLOG).ok(), SYSLOG, false),
         };
-        Self { socket, journal, pid: std::process::id() }
+        Self { socket, at: at.into(), journal, pid: std::process::id() }
     }
 
-    /// Lines are lost while nobody listens there: a mount must not wait for a log.
+    /// Lines are lost while nobody listens there, or nobody reads: a mount must not wait for a log.
     fn send(&self, severity: u8, line: &[u8]) {
         let Some(socket) = &self.socket else { return };
         let mut message = if self.journal {
@@ -399,7 +401,11 @@ impl SystemLog {
         if self.journal {
             message.push(b'\n');
         }
-        socket.send(&message).ok();
+        let sent = socket.send(&message);
+        // A log that was started anew listens at the same place with another socket.
+        if sent.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) && socket.connect(&self.at).is_ok() {
+            socket.send(&message).ok();
+        }
     }
 }
 
@@ -411,7 +417,7 @@ mod tests {
 
     fn system(journal: bool) -> (Out, UnixDatagram) {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
-        let log = SystemLog { socket: Some(ours), journal, pid: 7 };
+        let log = SystemLog { socket: Some(ours), at: PathBuf::new(), journal, pid: 7 };
         (Out { drain: Drain::System(Arc::new(log)), format: LogFormat::Text }, theirs)
     }
 
@@ -443,8 +449,26 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_was_started_anew_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("log");
+        let first = UnixDatagram::bind(&at).unwrap();
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.connect(&at).unwrap();
+        let log = SystemLog { socket: Some(socket), at: at.clone(), journal: false, pid: 7 };
+        log.send(6, b"one");
+        assert_eq!(received(&first), "<30>cosmount[7]: one");
+        drop(first);
+        log.send(6, b"lost");
+        std::fs::remove_file(&at).unwrap();
+        let second = UnixDatagram::bind(&at).unwrap();
+        log.send(6, b"two");
+        assert_eq!(received(&second), "<30>cosmount[7]: two");
+    }
+
+    #[test]
     fn nobody_listening_is_no_error() {
-        let log = SystemLog { socket: None, journal: false, pid: 7 };
+        let log = SystemLog { socket: None, at: PathBuf::new(), journal: false, pid: 7 };
         let out = Out { drain: Drain::System(Arc::new(log)), format: LogFormat::Text };
         assert_eq!(out.make_writer().write(b"x").unwrap(), 1);
     }

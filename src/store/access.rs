@@ -14,16 +14,6 @@ use crate::support::Ctx;
 /// The target of the access log's events.
 pub const ACCESS: &str = "access";
 
-tokio::task_local! {
-    /// Which attempt of its call a request is, as `wrap/retry.rs` counts them.
-    static ATTEMPT: u32;
-}
-
-/// Runs the attempt of that number.
-pub(super) async fn attempt<T>(number: u32, call: impl Future<Output = T>) -> T {
-    ATTEMPT.scope(number, call).await
-}
-
 /// One request on its way; clones are the same one.
 #[derive(Debug, Clone)]
 pub(super) struct Record(Option<Arc<Line>>);
@@ -50,10 +40,9 @@ struct Seen {
 }
 
 impl Record {
-    /// A request that begins now.
-    pub(super) fn new(cx: &Ctx, operation: Operation, target: &Arc<str>) -> Self {
+    /// A request that begins now, of the attempt of that number.
+    pub(super) fn new(cx: &Ctx, operation: Operation, target: &Arc<str>, attempt: u32) -> Self {
         Self(tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| {
-            let attempt = ATTEMPT.try_with(|number| *number).unwrap_or(1);
             let start = cx.clock().now();
             Arc::new(Line { cx: cx.clone(), operation, target: Arc::clone(target), attempt, start, seen: Mutex::default() })
         }))

@@ -27,6 +27,7 @@ use tokio::{
 use crate::store::{
     Body, Error, Kind, Operation, Payload, Proxies, Result, Segment, Way,
     access::Record,
+    attempt::Attempt,
     checksum::Crc64,
     way::{Names, chain},
 };
@@ -187,6 +188,8 @@ pub(super) struct Watch {
     cx: Ctx,
     /// The attempt's own, shorter patience.
     attempt: Ctx,
+    /// Told of what moves, so that it is not given up for hanging.
+    life: Attempt,
     /// What the access log will say of it.
     record: Record,
 }
@@ -201,8 +204,9 @@ impl Watch {
         let halves = HALVES[cx.setbacks() as usize % HALVES.len()];
         let slice = (first / 2 * halves).min(most);
         let target: Arc<str> = target.into();
-        let record = Record::new(cx, operation, &target);
-        Self { operation, target, cx: cx.clone(), attempt: Self::patience(cx, slice), record }
+        let life = Attempt::current(cx);
+        let record = Record::new(cx, operation, &target, life.number);
+        Self { operation, target, cx: cx.clone(), attempt: Self::patience(cx, slice), life, record }
     }
 
     /// The same for a request with a body of `len` bytes. One that must be sent again from its beginning is not given up so soon.
@@ -259,12 +263,13 @@ impl Watch {
 
     /// Something moved on the connection.
     pub(super) fn moved(&self) {
+        self.life.moved();
         self.attempt.progressed();
     }
 
     /// The store answered.
     pub(super) fn progressed(&self) {
-        self.attempt.progressed();
+        self.moved();
         self.cx.progressed();
     }
 
@@ -372,6 +377,7 @@ impl Answer {
             self.watch.attempt.moved(len);
         }
         if let Ok(Some(bytes)) = &chunk {
+            self.watch.life.moved();
             self.watch.record.received(bytes.len());
         }
         let cut = |error: reqwest::Error| {

@@ -12,6 +12,7 @@
 //! - S5: an unknown outcome can be settled: what we made carries our token, what we delete or replace is named by version.
 
 mod access;
+mod attempt;
 mod capabilities;
 mod certificate;
 mod checksum;

@@ -418,6 +418,26 @@ fn a_second_signal_ends_the_draining() {
 }
 
 #[test]
+fn an_umount_that_is_repeated_hurries_nothing() {
+    let mut mount = mount(&Scale { timeout: Duration::from_secs(60), ..Scale::new() }, &["--drain-timeout=10m"]);
+    let mut dirty = File::create(mount.path().join("unsent")).unwrap();
+    dirty.write_all(&[1; 1000]).unwrap();
+    Outage::Refused.begin(&mount);
+    let umount = |root: &Path| Command::new(env!("CARGO_BIN_EXE_cosmount")).arg("umount").arg(root).spawn().unwrap();
+    let mut first = umount(&mount.path());
+    assert!(wait(Duration::from_secs(5), || mount.log().contains("stopping")));
+    std::thread::sleep(Duration::from_millis(500));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let mut second = umount(&mount.path());
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(second.try_wait().unwrap().is_none(), "it gave up what was not sent: {}", mount.log());
+    Outage::Refused.end(&mount);
+    assert!(second.wait().unwrap().success(), "{}", mount.log());
+    assert_eq!(mount.ended().code(), Some(0), "{}", mount.log());
+}
+
+#[test]
 fn umount_says_what_it_waits_for_and_what_is_left() {
     let mut mount = mount(&Scale { timeout: Duration::from_secs(60), ..Scale::new() }, &["--drain-timeout=7s"]);
     let mut dirty = File::create(mount.path().join("out/unsent")).unwrap();

@@ -75,7 +75,7 @@ pub(in crate::cli) fn check(typed: &CheckCredentials, words: &[OsString]) -> Res
     }
     daemon::hide_memory();
     let access = Access {
-        region: typed.region.clone(),
+        region: typed.region.as_ref().or(typed.source.as_ref().and_then(|source| source.region.as_ref())).cloned(),
         endpoints: typed.endpoint.clone(),
         path_style: typed.path_style,
         hedging: false,

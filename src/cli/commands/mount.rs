@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use nix::unistd::{getgid, getuid};
 
 use crate::cli::args::{Consistency, Exclusive, LogFormat, Mount, OnConflict, Posix, Preserve, Unspellable};
@@ -35,6 +35,7 @@ pub(in crate::cli) fn run(mount: &Mount, words: &[OsString]) -> Result<(), Failu
     };
     let settings = settings(mount, credentials.clone()).map_err(|error| Failure::new(USAGE, error))?;
     settings.check().map_err(|error| Failure::new(USAGE, error))?;
+    logs_are_elsewhere(mount, &settings.mount_point).map_err(|error| Failure::new(USAGE, error))?;
     match child.as_deref() {
         Some(BACKGROUND) => background(mount, settings),
         Some(_) => in_front(mount, settings),
@@ -51,6 +52,18 @@ pub(in crate::cli) fn run(mount: &Mount, words: &[OsString]) -> Result<(), Failu
             }
         }
     }
+}
+
+/// A log in the mount itself would be written through the threads that write it: each would wait for the other.
+fn logs_are_elsewhere(mount: &Mount, mount_point: &Path) -> anyhow::Result<()> {
+    for (option, file) in [("--log-file", &mount.log_file), ("--access-log", &mount.access_log)] {
+        if let Some(file) = file
+            && resolve(file)?.starts_with(mount_point)
+        {
+            bail!("the file {} lies in the mount itself: name another one with {option}", file.display());
+        }
+    }
+    Ok(())
 }
 
 fn restart(words: &[OsString], as_what: &'static str, secrets: Vec<(String, String)>) -> Restart {
@@ -266,6 +279,18 @@ mod tests {
         let error = settings_of(&["--memory-limit", "31M"]).check().unwrap_err().to_string();
         assert!(error.contains("at least 32M"), "{error}");
         assert!(settings_of(&["--memory-limit", "32M"]).check().is_ok());
+    }
+
+    #[test]
+    fn a_log_inside_the_mount_is_refused() {
+        let of = |words: &[&str]| {
+            let words = ["cosmount", "mount", "photos-125", "/mnt"].iter().chain(words);
+            let Command::Mount(mount) = Arguments::try_parse_from(words).unwrap().command else { panic!("another command") };
+            logs_are_elsewhere(&mount, Path::new("/mnt"))
+        };
+        assert!(of(&["--log-file", "/mnt/log"]).unwrap_err().to_string().contains("--log-file"));
+        assert!(of(&["--access-log", "/tmp/../mnt/a/log"]).unwrap_err().to_string().contains("--access-log"));
+        assert!(of(&["--log-file", "/mnt2/log"]).is_ok());
     }
 
     #[test]

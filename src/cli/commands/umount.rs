@@ -28,12 +28,18 @@ pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
         (Some(_), Some(mounted)) if umount.lazy => mounted.unmount().map_err(system),
         (Some(served), mounted) => stop(served, mounted.as_ref(), &mount_point, umount.force).map_err(system),
         (None, Some(mounted)) => {
+            let dead = mounted.is_dead();
             mounted.unmount().map_err(system)?;
-            eprintln!(
-                "{}: no living process of this user served it; another user's, if there is one, sends what it has, and else what close or fsync had not confirmed is lost",
-                mount_point.display()
-            );
-            Ok(())
+            let shown = mount_point.display();
+            if dead {
+                eprintln!("{shown}: the process that served it has died; what close or fsync had not confirmed is lost");
+                return Ok(());
+            }
+            Err(system(anyhow!(
+                "{shown}: unmounted, but the process that serves it is not this user's, or has registered elsewhere ({}): it sends what it has \
+                 behind this, so let it end (pgrep -a cosmount) before this host goes down",
+                directory.display()
+            )))
         }
         (None, None) => Err(Failure::new(USAGE, anyhow!("{} is not mounted by cosmount", mount_point.display()))),
     }
@@ -42,7 +48,10 @@ pub(in crate::cli) fn run(umount: &Umount) -> Result<(), Failure> {
 /// Sends SIGTERM and follows the process to its end.
 fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path, force: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    served.stop()?;
+    // One that is being stopped already, by an umount that was given up, would take another signal for haste and lose what it has not sent.
+    if !matches!(served.last_status()?, Some(Status::Draining { .. } | Status::Ended { .. })) {
+        served.stop()?;
+    }
     let (mut told, mut force) = (Told::default(), force);
     while served.is_alive() {
         runtime.block_on(async { SystemClock.sleep(LOOK).await });

@@ -296,3 +296,13 @@ fn other_commands_get_the_options_they_have() {
     assert_eq!(merged(&["umount", "/mnt"]), ["umount", "/mnt"]);
     assert_eq!(merged(&["config", "show", "--json"]), ["config", "show", "--region=ap-x", "--json"]);
 }
+
+#[test]
+fn the_file_that_a_variable_names_counts_where_credentials_are_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    fs::write(&file, "region = \"ap-guangzhou\"\n").unwrap();
+    let world = World { variables: vec![("COSMOUNT_CONFIG".to_owned(), file.display().to_string())], files: vec![] };
+    let merged = merge(["credentials", "check"].map(OsString::from).to_vec(), &world).unwrap();
+    assert!(merged.words.contains(&"--region=ap-guangzhou".into()), "{:?}", merged.words);
+}

@@ -6,7 +6,8 @@
 //!
 //! 1. *Two kinds.* Reading and writing are throttled apart, and refused apart (a full account): each has a [`Lane`] of its own.
 //! 2. *What hangs at the end.* A request that was swallowed is not answered when the network is back. When a lane comes back that had been
-//!    silent, attempts begun before are given up a moment later ([`Health::overtaken`]) and made anew.
+//!    silent, attempts begun before on which nothing moves are given up a moment later ([`Health::overtaken`]) and made anew. An upload on a slow
+//!    line is none of these: the answer to somebody's small request must not make it begin again.
 //! 3. *Old news.* An attempt that began before the last success says nothing about now when it fails.
 
 use std::{sync::Arc, time::Duration};
@@ -14,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::store::{Error, Kind, Operation, Result};
+use crate::store::{Error, Kind, Operation, Result, attempt::Attempt};
 use crate::support::{Clock, Ctx, NoProgress, Urgency};
 
 /// Failures in a row that stop a lane. One that took long counts for [`STALL`] of them: it has said more.
@@ -28,6 +29,8 @@ const PROBE: Duration = Duration::from_secs(1);
 
 /// How long attempts from before a return have to show that they live.
 const GRACE: Duration = Duration::from_millis(500);
+/// What moved so shortly before a return lives: shorter than any outage in which something is swallowed without being noticed.
+const LIVELY: Duration = Duration::from_secs(2);
 
 /// How long after a throttling answer the store is asked for nothing twice.
 const CALM: Duration = Duration::from_secs(10);
@@ -159,19 +162,26 @@ impl Health {
         }
     }
 
-    /// Completes when an attempt that begins now hangs although the store is back (2).
-    pub(super) async fn overtaken(&self) {
-        let begun = self.state.lock().returns;
+    /// Completes when `attempt`, which begins now, hangs although the store is back (2).
+    pub(super) async fn overtaken(&self, attempt: &Attempt) {
+        let mut begun = self.state.lock().returns;
         loop {
             let returned = self.returned.notified();
             tokio::pin!(returned);
             returned.as_mut().enable();
-            if self.state.lock().returns > begun {
+            let returns = self.state.lock().returns;
+            if returns > begun {
+                let now = self.clock.now();
                 // Not all at once.
                 let nanos = u64::try_from(GRACE.as_nanos()).unwrap_or(u64::MAX);
-                return self.clock.sleep(GRACE + Duration::from_nanos(self.clock.below(nanos))).await;
+                self.clock.sleep(GRACE + Duration::from_nanos(self.clock.below(nanos))).await;
+                if !attempt.has_moved_since(now.checked_sub(LIVELY).unwrap_or(now)) {
+                    return;
+                }
+                begun = returns;
+            } else {
+                returned.await;
             }
-            returned.await;
         }
     }
 
@@ -281,8 +291,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_hangs_is_given_up_when_the_store_is_back_and_not_before() {
-        let (health, _) = fixture();
-        let hanging = health.overtaken();
+        let (health, cx) = fixture();
+        let attempt = Attempt::new(&cx, 1);
+        let hanging = health.overtaken(&attempt);
         tokio::pin!(hanging);
         let soon = |time| tokio::time::timeout(time, std::future::pending::<()>());
         tokio::select! { () = &mut hanging => panic!("nothing has happened"), _ = soon(Duration::from_secs(60)) => {} }
@@ -294,6 +305,23 @@ mod tests {
         health.ended(Operation::Get, back, None);
         hanging.await;
         assert!(health.clock.now() - back <= 2 * GRACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_is_not_given_up_when_the_store_is_back() {
+        let (health, cx) = fixture();
+        let attempt = Attempt::new(&cx, 1);
+        let overtaken = health.overtaken(&attempt);
+        tokio::pin!(overtaken);
+        let soon = |time| tokio::time::timeout(time, std::future::pending::<()>());
+        tokio::select! { biased; () = &mut overtaken => panic!("nothing has happened"), _ = soon(Duration::from_secs(5)) => {} }
+        attempt.moved();
+        stop(&health);
+        health.ended(Operation::Head, health.clock.now(), None);
+        tokio::select! { () = &mut overtaken => panic!("it was moving"), _ = soon(Duration::from_secs(60)) => {} }
+        stop(&health);
+        health.ended(Operation::Head, health.clock.now(), None);
+        overtaken.await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use super::{health::Health, hedge::Hedge};
 use crate::store::{
     Acl, Body, Bucket, BucketInfo, BucketName, Capabilities, CommitToken, Error, Head, Key, Kind, ListRequest, Meta, ObjectVersion,
-    OpenUpload, Operation, Outcome, Page, Part, PartNumber, Payload, Replaces, Result, Service, Stored, Tags, Upload, access,
+    OpenUpload, Operation, Outcome, Page, Part, PartNumber, Payload, Replaces, Result, Service, Stored, Tags, Upload, attempt::Attempt,
     checksum::combine,
 };
 use crate::support::{Clock, Counter, Ctx, Urgency};
@@ -111,10 +111,11 @@ impl<'a> Course<'a> {
         self.tries += 1;
         let began = self.cx.clock().now();
         let attempt = self.cx.bounded(async {
+            let attempt = Attempt::new(self.cx, self.tries);
             tokio::select! {
                 biased;
-                done = access::attempt(self.tries, call) => done,
-                () = self.health.overtaken() => Err(self.lost(Kind::Unavailable, "it hung while the store answered others".to_owned())),
+                done = attempt.run(call) => done,
+                () = self.health.overtaken(&attempt) => Err(self.lost(Kind::Unavailable, "it hung while the store answered others".to_owned())),
             }
         });
         let result = match attempt.await {

@@ -268,8 +268,8 @@ fn time(text: &str) -> Option<SystemTime> {
     let zone = text.get(text.find('T')?..)?.find(['+', '-']).map(|at| at + text.find('T').unwrap_or(0));
     let Some(at) = zone else { return iso8601(text) };
     let (hours, minutes) = text[at + 1..].split_once(':')?;
-    let shift = hours.parse::<u64>().ok()?.checked_mul(3600)?.checked_add(minutes.parse::<u64>().ok()?.checked_mul(60)?)?;
-    let shift = Duration::from_secs(shift);
+    let (hours, minutes) = (hours.parse::<u64>().ok()?, minutes.parse::<u64>().ok()?);
+    let shift = Duration::from_secs(hours.checked_mul(3600)?.checked_add(minutes.checked_mul(60)?)?);
     let local = iso8601(&text[..at])?;
     if text[at..].starts_with('+') { local.checked_sub(shift) } else { local.checked_add(shift) }
 }
@@ -405,7 +405,7 @@ mod tests {
         ] {
             assert_eq!(at(text), Some(1_615_590_047), "{text}");
         }
-        for bad in ["", "soon", "2021", "-5", "99999999999999999999", "2021-03-12T23:00:47+x"] {
+        for bad in ["", "soon", "2021", "-5", "99999999999999999999", "2021-03-12T23:00:47+x", "2021-03-12T23:00:47+5124095576030431:59"] {
             assert_eq!(at(bad).filter(|seconds| *seconds != 2021), None, "{bad}");
         }
     }
