@@ -257,6 +257,15 @@ impl Watch {
         })
     }
 
+    /// Waits for what a request cannot be made without. Nothing was asked of the store: its health is another matter.
+    pub(super) async fn prepare<T>(&self, step: impl Future<Output = T>, lacks: &str) -> Result<T> {
+        let waited = self.attempt.bounded(step).await;
+        waited.map_err(|late| {
+            self.cx.set_back();
+            self.error(Kind::Unavailable, format!("{lacks}: {late}"))
+        })
+    }
+
     /// Something moved on the connection.
     pub(super) fn moved(&self) {
         self.attempt.progressed();

@@ -47,7 +47,7 @@ impl Client {
     ) -> Result<Answer> {
         let operation = request.operation;
         let watch = Watch::new(cx, operation, &target_of(target, request.key));
-        let credentials = watch.wait(self.provider.credentials()).await?;
+        let credentials = watch.prepare(self.provider.credentials(), "no credentials, their source has not answered").await?;
         let credentials = credentials.map_err(|why| {
             // Nothing was sent. Whoever has the credentials may be back in a moment.
             watch.error(if why.may_pass() { Kind::Unavailable } else { Kind::Denied }, format!("no credentials: {why}"))
