@@ -55,6 +55,9 @@ const LONG_AT_ONCE: usize = 2;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// A system's whole bundle is a quarter of a MiB.
+const LONGEST_CA_FILE: u64 = 16 << 20;
+
 /// How long an attempt may stand still at most. (This and those below hold as long as they are no more than a third of the caller's patience.)
 const SLICE: Duration = Duration::from_secs(10);
 /// How long the first attempt of a call may stand still before its answer.
@@ -111,7 +114,7 @@ impl Http {
             builder = builder.proxy(reqwest::Proxy::custom(move |url| proxies.on_the_way_to(url)));
         }
         if let Some(file) = ca_file {
-            let pem = std::fs::read(file).map_err(|error| {
+            let pem = read_authorities(file).map_err(|error| {
                 format!(
                     "cannot read the CA file {}: {error}: --ca-file must name a file of PEM certificates that this user may read",
                     file.display()
@@ -258,6 +261,15 @@ impl Watch {
             self.cx.set_back();
             let stalled = self.error(Kind::Unavailable, format!("the connection stalled: {late}"));
             self.maybe_done(stalled.because(Some(Way::Silent)))
+        })
+    }
+
+    /// Waits for what a request cannot be made without. Nothing was asked of the store: its health is another matter.
+    pub(super) async fn prepare<T>(&self, step: impl Future<Output = T>, lacks: &str) -> Result<T> {
+        let waited = self.attempt.bounded(step).await;
+        waited.map_err(|late| {
+            self.cx.set_back();
+            self.error(Kind::Unavailable, format!("{lacks}: {late}"))
         })
     }
 
@@ -483,6 +495,17 @@ impl Frames {
 fn zeros() -> Bytes {
     static ZEROS: [u8; FRAME] = [0; FRAME];
     Bytes::from_static(&ZEROS)
+}
+
+/// All of the file; one that does not end, such as a device, is none.
+fn read_authorities(file: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut pem = Vec::new();
+    std::fs::File::open(file)?.take(LONGEST_CA_FILE + 1).read_to_end(&mut pem)?;
+    if pem.len() as u64 > LONGEST_CA_FILE {
+        return Err(std::io::Error::other("it is longer than all authorities together"));
+    }
+    Ok(pem)
 }
 
 fn bad_ca(file: &Path, error: &reqwest::Error) -> String {

@@ -4,7 +4,7 @@
 //! read path needs, so that a read touches its shard here and nothing else of this room.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -54,16 +54,53 @@ pub(super) struct FileHandle {
     /// The process, or thread, that opened it.
     pub(super) opener: u32,
     /// Guards nothing but itself.
-    pub(super) last_writer: Mutex<LastWriter>,
+    pub(super) writers: Mutex<Writers>,
 }
 
-/// Through whom a handle was last written.
+/// Who has written through a handle and has not closed it since: the close that each of them makes is the one that commits.
+#[derive(Debug, Default)]
+pub(super) struct Writers {
+    /// Direct writes say whose they are.
+    processes: HashSet<Owner>,
+    /// The page cache does not, and of a writer whose close failed nobody else will come.
+    anybody: bool,
+}
+
+/// What a close is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LastWriter {
-    /// Nobody yet, or the page cache, which does not say for whom.
-    Unknown,
-    /// A direct write of this process.
-    Process(Owner),
+pub(super) enum Closing {
+    /// Commit: it is a writer's, or there may be a writer of whom nothing else would come.
+    Commits,
+    /// As that, but nothing was ever written that is not committed, or nothing at all.
+    Unwritten,
+    /// Leave it to those who wrote.
+    Others,
+}
+
+impl Writers {
+    /// A write of `owner`, or of the page cache.
+    pub(super) fn wrote(&mut self, owner: Option<Owner>) {
+        match owner {
+            Some(owner) => drop(self.processes.insert(owner)),
+            None => self.anybody = true,
+        }
+    }
+
+    /// What the close of `owner` is to do. It is no writer from then on.
+    pub(super) fn close(&mut self, owner: Owner) -> Closing {
+        if self.processes.remove(&owner) || self.anybody {
+            Closing::Commits
+        } else if self.processes.is_empty() {
+            Closing::Unwritten
+        } else {
+            Closing::Others
+        }
+    }
+
+    /// A close did not get the bytes into COS: whoever closes next tries again, and is told.
+    pub(super) fn failed(&mut self) {
+        self.anybody = true;
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -1,9 +1,10 @@
 //! read, write, flush, fsync, release: from a handle straight to its `File` and back.
 //!
 //! A read touches the handle's shard and nothing else of this room. A write tells the tree that there is something to commit. close(2) commits what
-//! is dirty, but only for the process that wrote last through the handle: a forked child that closes its inherited copy publishes nothing. An
-//! empty file that nobody has written yet is as a rule about to be: a shell opens `> file`, moves the descriptor to its place and closes the first, and
-//! programs it starts close theirs. Its close makes it only when neither the closing process nor the opening one has it open still.
+//! is dirty, but only for a process that wrote through the handle: a forked child that closes its inherited copy publishes nothing. Should a writer's
+//! close fail, which nobody looks at where it is that of its end, every further close tries again and is told. An empty file that nobody has written
+//! yet is as a rule about to be: a shell opens `> file`, moves the descriptor to its place and closes the first, and programs it starts close theirs.
+//! Its close makes it only when neither the closing process nor the opening one has it open still.
 
 use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
@@ -18,7 +19,7 @@ use crate::support::{Ctx, Urgency};
 
 use crate::vfs::{
     Error, Fh, Ino, Names, Owner, Result, Vfs,
-    handles::{LastWriter, OpenFile},
+    handles::{Closing, OpenFile},
     tree::{Local, Node},
 };
 
@@ -62,10 +63,7 @@ impl Vfs {
         let len = u32::try_from(bytes.len()).map_err(|_| Error::Invalid("more bytes than a write can have"))?;
         let at = if handle.append && !from_page_cache { At::End } else { At::Offset(offset) };
         self.committing(cx, handle.ino, || handle.file.write(cx, at, bytes.clone())).await?;
-        *handle.last_writer.lock() = match owner {
-            Some(owner) if !from_page_cache => LastWriter::Process(owner),
-            _ => LastWriter::Unknown,
-        };
+        handle.writers.lock().wrote(owner.filter(|_| !from_page_cache));
         // The kernel sees to this for what goes through its page cache, but not for direct writes.
         if self.note_changed(handle.ino) && !from_page_cache && cx.uid != 0 {
             self.change_attributes(cx, handle.ino, drop_privileges).await?;
@@ -76,17 +74,20 @@ impl Vfs {
     /// close(2) of one duplicate of the handle.
     pub async fn flush(self: &Arc<Self>, cx: &Ctx, fh: Fh, owner: Owner) -> Result<()> {
         let handle = self.handles.file(fh)?;
-        let last = *handle.last_writer.lock();
-        // Another process wrote through this handle last: its own close is still to come.
-        let others = matches!(last, LastWriter::Process(writer) if writer != owner);
-        if !handle.write || others {
+        if !handle.write {
             return Ok(());
         }
-        let empty = last == LastWriter::Unknown && handle.file.size() == 0 && self.due(handle.ino)?.is_some();
-        if empty && has_open(vec![cx.pid, handle.opener], handle.ino.0).await {
-            return Ok(());
+        let closing = handle.writers.lock().close(owner);
+        match closing {
+            Closing::Others => return Ok(()),
+            Closing::Unwritten if handle.file.size() == 0 && self.due(handle.ino)?.is_some() => {
+                if has_open(vec![cx.pid, handle.opener], handle.ino.0).await {
+                    return Ok(());
+                }
+            }
+            Closing::Unwritten | Closing::Commits => {}
         }
-        self.commit(cx, handle.ino).await
+        self.commit(cx, handle.ino).await.inspect_err(|_| handle.writers.lock().failed())
     }
 
     /// Returns when the file's bytes and attributes are in COS.

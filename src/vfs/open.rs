@@ -16,7 +16,7 @@ use crate::support::Ctx;
 
 use crate::vfs::{
     Consistency, Error, Fh, FileKind, Ino, Names, OpenFlags, Opened, Result, Vfs,
-    handles::{FileHandle, LastWriter, OpenFile},
+    handles::{FileHandle, OpenFile, Writers},
     index,
     tree::{Local, Nameless},
 };
@@ -176,7 +176,7 @@ impl Vfs {
             write: flags.write,
             append: flags.append,
             opener: cx.pid,
-            last_writer: Mutex::new(LastWriter::Unknown),
+            writers: Mutex::new(Writers::default()),
         });
         let release = ReleaseOnDrop::new(self, fh);
         if flags.truncate {

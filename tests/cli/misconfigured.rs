@@ -450,6 +450,15 @@ fn a_ca_file_that_is_none() {
     scene.check(&failed(&["ca.pem", "PEM"], "TLS", &["ca.pem", "PEM"]));
 }
 
+#[test]
+fn a_ca_file_without_end() {
+    let scene = Scene::new();
+    let file = scene.file("ca.pem", "");
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(17 << 20).unwrap();
+    let scene = scene.words(&["--ca-file", file.to_str().unwrap()]);
+    scene.check(&failed(&["ca.pem", "longer than all authorities"], "TLS", &["ca.pem", "longer than all authorities"]));
+}
+
 // This host.
 
 #[test]

@@ -446,7 +446,12 @@ fn umount_says_what_it_waits_for_and_what_is_left() {
     let done = Command::new(env!("CARGO_BIN_EXE_cosmount")).arg("umount").arg(mount.path()).output().unwrap();
     let said = String::from_utf8(done.stderr).unwrap();
     assert!(!done.status.success(), "{said}");
-    for part in ["1000 in 1 files to send", ", nothing has moved for 5 s of 7 s", "not in COS", "out/unsent (1000 bytes)"] {
+    for part in [
+        "1000 bytes in 1 files to send",
+        ", nothing has moved for 5 s of 7 s",
+        "of 1 files (1000 bytes) are not in COS",
+        "out/unsent (1000 bytes)",
+    ] {
         assert!(said.contains(part), "{part:?} is missing in {said:?}");
     }
     assert_eq!(mount.ended().code(), Some(2), "{}", mount.log());

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -442,6 +442,35 @@ impl Provider for Renewing {
         }
         Ok(true)
     }
+}
+
+/// A source that hangs from some time on.
+#[derive(Debug)]
+struct Hanging(AtomicBool);
+
+#[async_trait::async_trait]
+impl Provider for Hanging {
+    async fn credentials(&self) -> Result<Arc<Credentials>, NoCredentials> {
+        if self.0.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        Ok(Arc::new(Credentials::new("AKIDEXAMPLE", "exampleSecretKey")))
+    }
+
+    async fn refresh(&self, _refused: &Arc<Credentials>, _how: Refused) -> Result<bool, NoCredentials> {
+        Ok(false)
+    }
+}
+
+#[tokio::test]
+async fn a_source_of_credentials_that_hangs_is_named_instead_of_the_store() {
+    let server = cosmount::emulator::Server::start(Config::with_bucket(BUCKET)).unwrap();
+    let provider = Arc::new(Hanging(AtomicBool::new(false)));
+    let service = client(&server, Arc::clone(&provider) as Arc<dyn Provider>, &Metrics::default());
+    let bucket = service.open(&context(Duration::from_secs(10)), &name()).await.unwrap();
+    provider.0.store(true, Ordering::SeqCst);
+    let why = bucket.head(&context(Duration::from_millis(300)), &key("a")).await.unwrap_err();
+    assert!(why.to_string().contains("no credentials") && why.outcome() == Outcome::NotDone, "{why}");
 }
 
 #[tokio::test]

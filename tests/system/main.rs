@@ -283,3 +283,17 @@ fn the_unit_is_one_systemd_understands() {
     }
     machine.run(r#"systemd-analyze verify --man=no /etc/systemd/system/cosmount@photos.service 2>&1 | (not grep -i 'cosmount@')"#);
 }
+
+/// No mount, so neither root nor a namespace: into a directory of the test's own.
+#[test]
+fn what_is_installed_is_everybodys_whatever_the_umask() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_cosmount"));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install");
+    // The binary's path is relative to where it is typed.
+    let line = format!("umask 077; '{}' --binary ./cosmount", script.display());
+    let done = Command::new("sh").args(["-c", &line]).current_dir(program.parent().unwrap()).env("DESTDIR", dir.path()).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let private = Command::new("find").arg(dir.path()).args(["-mindepth", "1", "!", "-perm", "-o+r"]).output().unwrap();
+    assert_eq!(String::from_utf8(private.stdout).unwrap(), "");
+}

@@ -107,6 +107,6 @@ impl Told {
 }
 
 /// To whole MiB above one, for people.
-fn rounded(bytes: u64) -> ByteSize {
-    if bytes < 1 << 20 { ByteSize(bytes) } else { ByteSize::mib(bytes.div_ceil(1 << 20)) }
+fn rounded(bytes: u64) -> String {
+    if bytes < 1 << 20 { format!("{bytes} bytes") } else { ByteSize::mib(bytes.div_ceil(1 << 20)).to_string() }
 }

@@ -86,9 +86,10 @@ async fn thousands_of_dirty_files() {
 
 #[tokio::test(start_paused = true)]
 async fn without_room_the_writer_is_told_at_once_and_loses_nothing() {
-    for staging in [false, true] {
-        let config = Config { staging_limit: ByteSize::mib(4), ..Config::default() };
-        let s = Setting::with(16, config, Capabilities::cos(), staging);
+    // The last is one that is never quite full.
+    for limit in [None, Some(4 * MIB), Some(4 * MIB + 1000)] {
+        let config = Config { staging_limit: ByteSize(limit.unwrap_or_default()), ..Config::default() };
+        let s = Setting::with(16, config, Capabilities::cos(), limit.is_some());
         let file = s.new_file();
         let start = s.cx.clock().now();
         let mut taken = 0;

@@ -10,7 +10,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -30,8 +30,10 @@ pub(super) struct Relief {
     ended: Notify,
     /// Grows whenever something has ended that may have left more to spill.
     changes: AtomicU64,
-    /// The changes at which a spiller found nothing to spill: the next would find no more.
+    /// The changes at which a spiller found nothing to spill, or no place for it: the next would fare no better.
     fruitless_at: AtomicU64,
+    /// That there is no place was said, and none has been found since.
+    told: AtomicBool,
 }
 
 /// While it lives, writers have something to wait for.
@@ -44,7 +46,7 @@ pub(super) struct Working {
 impl Relief {
     pub(super) fn new() -> Arc<Self> {
         let (changes, fruitless_at) = (AtomicU64::new(1), AtomicU64::new(0));
-        Arc::new(Self { working: AtomicUsize::new(0), ended: Notify::new(), changes, fruitless_at })
+        Arc::new(Self { working: AtomicUsize::new(0), ended: Notify::new(), changes, fruitless_at, told: AtomicBool::new(false) })
     }
 
     pub(super) fn begin(self: &Arc<Self>) -> Working {
@@ -142,11 +144,17 @@ impl Room {
             // Dropped from right to left: who is woken by the first must be able to start the next run.
             let (_working, _run) = (working, run);
             let changes = room.relief.changes.load(Ordering::SeqCst);
-            let low = share / 2;
+            let (low, relief) = (share / 2, &room.relief);
             match room.spill_down_to(low).await {
-                Ok(0) if room.budget.used(Share::Dirty) > low => room.relief.fruitless_at.store(changes, Ordering::SeqCst),
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "dirty bytes cannot be staged"),
+                Ok(0) if room.budget.used(Share::Dirty) > low => relief.fruitless_at.store(changes, Ordering::SeqCst),
+                Ok(_) => relief.told.store(false, Ordering::SeqCst),
+                Err(error) => {
+                    // Or those who wait would start one run after the other.
+                    relief.fruitless_at.store(changes, Ordering::SeqCst);
+                    if !relief.told.swap(true, Ordering::SeqCst) {
+                        tracing::warn!(%error, "dirty bytes cannot be staged");
+                    }
+                }
             }
         });
         true

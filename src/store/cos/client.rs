@@ -47,9 +47,7 @@ impl Client {
     ) -> Result<Answer> {
         let operation = request.operation;
         let watch = Watch::new(cx, operation, &target_of(target, request.key));
-        // Whoever waits for them in vain has sent nothing, so no write needs to be settled.
-        let late = |_| watch.error(Kind::Unavailable, "no credentials yet: whoever has them takes his time");
-        let credentials = watch.wait(self.provider.credentials()).await.map_err(late)?;
+        let credentials = watch.prepare(self.provider.credentials(), "no credentials, their source has not answered").await?;
         let credentials = credentials.map_err(|why| {
             // Nothing was sent. Whoever has the credentials may be back in a moment.
             watch.error(if why.may_pass() { Kind::Unavailable } else { Kind::Denied }, format!("no credentials: {why}"))

@@ -157,6 +157,10 @@ impl Place {
 
 impl Base {
     fn parse(url: &str) -> Result<Self, String> {
+        if url.contains('@') {
+            // What stands before it may be a secret: it is not said again.
+            return Err("an endpoint has no user and no password before its host: put secrets where docs/credentials.md says; write https://HOST or http://HOST:PORT".to_owned());
+        }
         let refuse = |why: &str| format!("{url:?} is not an endpoint: {why}; write https://HOST or http://HOST:PORT");
         let (scheme, rest) = url.split_once("://").ok_or_else(|| refuse("no scheme"))?;
         let (scheme, own_port) = match scheme {
@@ -254,6 +258,10 @@ mod tests {
     fn what_is_no_endpoint_is_refused_with_a_reason() {
         for bad in ["cos.local", "ftp://cos.local", "http://", "http://a:b", "http://user@host", "http://host/path", "Region=http://h"] {
             assert!(Endpoints::parse(None, &[bad], false).is_err(), "{bad}");
+        }
+        for bad in ["http://AKID:verysecret@host", "AKID:verysecret@host", "ap-x=https://AKID:verysecret@host:1"] {
+            let why = Endpoints::parse(None, &[bad], false).unwrap_err();
+            assert!(!why.contains("verysecret"), "{why}");
         }
         assert!(Endpoints::parse(Some("ap beijing"), &[] as &[&str], false).is_err());
     }

@@ -98,6 +98,33 @@ async fn the_close_of_a_forked_child_publishes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_of_two_writers_of_a_handle_commits_at_its_close() {
+    let s = Setting::new();
+    let fh = s.create("a", WRITE).await.unwrap();
+    s.vfs.write(&s.cx(), fh, 0, Bytes::from_static(b"one"), false, Some(Owner(1))).await.unwrap();
+    s.vfs.write(&s.cx(), fh, 3, Bytes::from_static(b"two"), false, Some(Owner(2))).await.unwrap();
+    s.vfs.flush(&s.cx(), fh, Owner(3)).await.unwrap();
+    assert_eq!(s.peek("a"), None, "it wrote nothing");
+    s.vfs.flush(&s.cx(), fh, Owner(1)).await.unwrap();
+    assert_eq!(s.peek("a").as_deref(), Some("onetwo"), "its close has returned 0");
+    s.vfs.release(fh);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_nobody_looked_at_fails_for_the_next_one_too() {
+    let s = Setting::new();
+    let fh = s.create("a", WRITE).await.unwrap();
+    s.vfs.write(&s.cx(), fh, 0, Bytes::from_static(b"of a child"), false, Some(Owner(2))).await.unwrap();
+    for owner in [2, 1, 1] {
+        s.bucket.fail_next(Operation::Put, Kind::Denied, Effect::Refused);
+        assert!(s.vfs.flush(&s.cx(), fh, Owner(owner)).await.is_err(), "process {owner}");
+    }
+    s.vfs.flush(&s.cx(), fh, Owner(1)).await.unwrap();
+    assert_eq!(s.peek("a").as_deref(), Some("of a child"));
+    s.vfs.release(fh);
+}
+
+#[tokio::test(start_paused = true)]
 async fn handles_share_bytes_and_size() {
     let s = Setting::new();
     s.save("a", "0123456789").await.unwrap();
