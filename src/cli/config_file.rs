@@ -81,11 +81,14 @@ fn trusted(path: &Path, named: bool) -> anyhow::Result<Option<String>> {
     if found.is_file() && found.mode() & 0o002 != 0 {
         bail!("everybody may write to it: chmod o-w {}", path.display());
     }
-    if !named && found.uid() != 0 && found.uid() != geteuid().as_raw() {
-        bail!(
-            "it belongs to user {}, and neither to root nor to the user that mounts: name it with --config if that is meant",
-            found.uid()
-        );
+    // It can name a command that is run: for root nobody else may have a hand in it, whoever named it.
+    let root = geteuid().is_root();
+    if (root || !named) && found.uid() != 0 && found.uid() != geteuid().as_raw() {
+        let remedy = if root { "give it to root (chown root)" } else { "name it with --config if that is meant" };
+        bail!("it belongs to user {}, and neither to root nor to the user that mounts: {remedy}", found.uid());
+    }
+    if root && found.is_file() && found.mode() & 0o020 != 0 && found.gid() != 0 {
+        bail!("its group, {}, may write to it: chmod g-w {}", found.gid(), path.display());
     }
     let mut text = String::new();
     file.take(MOST + 1).read_to_string(&mut text)?;

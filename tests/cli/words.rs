@@ -61,6 +61,30 @@ fn help_texts() {
 }
 
 #[test]
+fn root_reads_no_configuration_that_others_have_a_hand_in() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can give files away");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cosmount.toml");
+    fs::write(&file, "region = \"ap-guangzhou\"\n").unwrap();
+    let read = |uid, gid, mode| {
+        std::os::unix::fs::chown(&file, Some(uid), Some(gid)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        run(&["config", "show", "--config", file.to_str().unwrap()])
+    };
+    for (uid, gid, mode, remedy) in [(4001, 0, 0o600, "chown root"), (0, 4001, 0o660, "chmod g-w")] {
+        let refused = read(uid, gid, mode);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(text(&refused.stderr).contains(remedy), "{}", text(&refused.stderr));
+    }
+    for (gid, mode) in [(0, 0o660), (4001, 0o640)] {
+        assert!(read(0, gid, mode).status.success());
+    }
+}
+
+#[test]
 fn errors_and_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("cosmount.toml");
