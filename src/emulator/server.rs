@@ -437,16 +437,26 @@ pub(super) async fn accept_while(
             _ = reachable.wait_for(|reachable| !reachable) => {}
         }
         // Bound and not listening: refused, and nobody else takes the port meanwhile.
-        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        let bound = socket.and_then(|socket| {
+        let bind = || {
+            let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             socket.set_reuseaddr(true)?;
             socket.bind(addr)?;
-            Ok(socket)
-        });
+            io::Result::Ok(socket)
+        };
+        let mut bound = bind();
         if reachable.wait_for(|reachable| *reachable).await.is_err() {
             return;
         }
-        let Ok(again) = bound.and_then(|socket| socket.listen(1024)) else { return };
+        // A connection that is just ending can still have the port.
+        let again = loop {
+            match bound.and_then(|socket| socket.listen(1024)) {
+                Ok(again) => break again,
+                Err(_) => {
+                    clock::sleep(Duration::from_millis(10)).await;
+                    bound = bind();
+                }
+            }
+        };
         listener = again;
     }
 }

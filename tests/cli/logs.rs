@@ -150,10 +150,12 @@ fn the_access_log_has_one_line_per_request_and_no_secret() {
     assert!(fs::read(stage.at().join("absent")).is_err());
     assert!(stage.umount().status.success());
     let (logged, seen) = (lines(&access), stage.server.log());
-    assert_eq!(logged.len(), seen.len(), "each request once: {logged:?}");
+    // A look at the listing is dropped when the object itself has been found, perhaps before it was sent.
+    let is_given_up = |line: &Value| line["code"] == "given up" && line["status"] == 0;
+    let given_up = logged.iter().filter(|line| is_given_up(line)).count();
+    assert!((logged.len() - given_up..=logged.len()).contains(&seen.len()), "each request once: {} seen, {logged:?}", seen.len());
     for line in &logged {
-        // A look at the listing is dropped when the object itself has been found.
-        let given_up = line["code"] == "given up" && line["status"] == 0;
+        let given_up = is_given_up(line);
         let answered = |id: &str| seen.iter().filter(|entry| entry.request_id == id).count() == 1;
         assert!(given_up || answered(line["request"].as_str().unwrap()), "{line}");
     }
