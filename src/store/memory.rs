@@ -391,13 +391,15 @@ impl Bucket for MemoryBucket {
         self.request(cx, operation, key.as_str(), |state| state.delete(operation, key)).await
     }
 
-    async fn delete_many(&self, cx: &Ctx, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
+    async fn delete_many(&self, cx: &Ctx, versions: &[ObjectVersion]) -> Result<Vec<(Key, Error)>> {
         let operation = Operation::DeleteMany;
         let most = self.capabilities.delete_batch;
-        self.request(cx, operation, self.name.as_str(), |state| match keys {
+        self.request(cx, operation, self.name.as_str(), |state| match versions {
             [] => Err(Error::new(Kind::Invalid, operation.name(), "no keys")),
-            [first, ..] if keys.len() > most => Err(refuse(operation, first, Kind::Invalid, 400, "MalformedXML", "more than 1,000 keys")),
-            _ => Ok(keys.iter().filter_map(|key| Some((key.clone(), state.delete(operation, key).err()?))).collect()),
+            [first, ..] if versions.len() > most => {
+                Err(refuse(operation, &first.key, Kind::Invalid, 400, "MalformedXML", "more than 1,000 keys"))
+            }
+            _ => Ok(versions.iter().filter_map(|gone| Some((gone.key.clone(), state.delete(operation, &gone.key).err()?))).collect()),
         })
         .await
     }

@@ -105,8 +105,9 @@ pub trait Bucket: Debug + Send + Sync {
     /// Removes the object. With `expected`, a lost answer is repeated only while HEAD still shows that version.
     async fn delete(&self, cx: &Ctx, key: &Key, expected: Option<&ObjectVersion>) -> Result<()>;
 
-    /// Removes up to [`Capabilities::delete_batch`] objects in one request; returns those that were refused.
-    async fn delete_many(&self, cx: &Ctx, keys: &[Key]) -> Result<Vec<(Key, Error)>>;
+    /// Removes up to [`Capabilities::delete_batch`] objects in one request; returns those that were refused. A lost answer is repeated for those
+    /// that HEAD still shows in the version given here; what is newer stays.
+    async fn delete_many(&self, cx: &Ctx, versions: &[ObjectVersion]) -> Result<Vec<(Key, Error)>>;
 
     /// Opens a multipart upload; all metadata is fixed here.
     async fn create_upload(&self, cx: &Ctx, key: &Key, meta: &Meta) -> Result<Upload>;

@@ -413,8 +413,8 @@ impl Vfs {
         let Some(error) = failure else { return Ok(moved) };
         // The empty directory that was there keeps its marker, though it is a copy now.
         let stays = |key: &Key| matches!(&marker, Replaces::Version(version) if version.key == *key);
-        let copies = moved.iter().filter_map(|moved| moved.facts.origin.as_ref().map(|origin| origin.key.clone()));
-        let copies: Vec<Key> = copies.filter(|key| !stays(key)).collect();
+        let copies = moved.iter().filter_map(|moved| moved.facts.origin.clone());
+        let copies: Vec<ObjectVersion> = copies.filter(|copy| !stays(&copy.key)).collect();
         for batch in copies.chunks(self.bucket.capabilities().delete_batch) {
             if let Err(error) = self.bucket.delete_many(cx, batch).await {
                 tracing::warn!(%error, "a rename failed, and some of its copies stay");
@@ -473,7 +473,7 @@ impl Vfs {
             |error| tracing::error!(%error, %from, "a directory was renamed, and its old name could not be listed: what is there stays"),
         )?;
         let mut failure: Option<Error> = None;
-        let mut keys = Vec::with_capacity(moved.len());
+        let mut gone = Vec::with_capacity(moved.len());
         for Moved { old, .. } in moved {
             match there.get(&old.key) {
                 Some(now) if !now.same_bytes(old) => {
@@ -487,10 +487,10 @@ impl Vfs {
                     }
                 }
                 // A list may lack what was written a moment ago.
-                Some(_) | None => keys.push(old.key.clone()),
+                Some(_) | None => gone.push(old.clone()),
             }
         }
-        for batch in keys.chunks(self.bucket.capabilities().delete_batch) {
+        for batch in gone.chunks(self.bucket.capabilities().delete_batch) {
             let refused = match self.bucket.delete_many(cx, batch).await {
                 Ok(refused) => refused,
                 Err(error) => {

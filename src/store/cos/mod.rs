@@ -234,16 +234,16 @@ impl Bucket for CosBucket {
         }
     }
 
-    async fn delete_many(&self, cx: &Ctx, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
+    async fn delete_many(&self, cx: &Ctx, versions: &[ObjectVersion]) -> Result<Vec<(Key, Error)>> {
         let operation = Operation::DeleteMany;
-        if keys.is_empty() || keys.len() > self.capabilities.delete_batch {
-            let why = format!("{} keys; from 1 to {} can be", keys.len(), self.capabilities.delete_batch);
+        if versions.is_empty() || versions.len() > self.capabilities.delete_batch {
+            let why = format!("{} keys; from 1 to {} can be", versions.len(), self.capabilities.delete_batch);
             return Err(Error::new(Kind::Invalid, operation.name(), why).at(self.name.as_str()));
         }
         let mut refused = Vec::new();
         let mut list = String::from("<Delete><Quiet>true</Quiet>");
         let mut listed = false;
-        for key in keys {
+        for ObjectVersion { key, .. } in versions {
             match xml::escape(key.as_str()) {
                 // COS leaves such keys in place without a word.
                 _ if key.as_str().starts_with('/') => {

@@ -58,8 +58,8 @@ macro_rules! around_bucket {
                 self.around(cx, Operation::Delete, 0, self.inner.delete(cx, key, expected)).await
             }
 
-            async fn delete_many(&self, cx: &Ctx, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
-                self.around(cx, Operation::DeleteMany, 0, self.inner.delete_many(cx, keys)).await
+            async fn delete_many(&self, cx: &Ctx, versions: &[ObjectVersion]) -> Result<Vec<(Key, Error)>> {
+                self.around(cx, Operation::DeleteMany, 0, self.inner.delete_many(cx, versions)).await
             }
 
             async fn create_upload(&self, cx: &Ctx, key: &Key, meta: &Meta) -> Result<Upload> {

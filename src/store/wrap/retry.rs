@@ -377,29 +377,32 @@ impl Retry<dyn Bucket> {
         })
     }
 
-    /// After a lost multi-delete: deletes what was there before it, one by one, and names what may be newer.
-    async fn finish_deletes(&self, cx: &Ctx, keys: &[Key], start: Instant) -> Result<Vec<(Key, Error)>> {
-        let one = |key: Key| async move {
-            let Some(head) = self.look(cx, &key).await? else { return Ok(None) };
-            // Counted to now, not to when the answer was lost: it may have taken a while until the store could be asked.
-            let since = cx.clock().now().duration_since(start) + BLUR;
-            let started = head.date.checked_sub(since).unwrap_or(SystemTime::UNIX_EPOCH);
-            if head.last_modified >= started {
-                let newer = Error::new(Kind::Conflict, Operation::DeleteMany.name(), "it may have been written since it was to be deleted");
-                return Ok(Some((key.clone(), newer.on(&key).unknown())));
+    /// After a lost multi-delete: deletes what is still the version that was to go, one by one.
+    async fn finish_deletes(&self, cx: &Ctx, versions: &[ObjectVersion], start: Instant) -> Result<Vec<(Key, Error)>> {
+        let one = |gone: ObjectVersion| async move {
+            let Some(head) = self.look(cx, &gone.key).await? else { return Ok(None) };
+            if is_another(&head, &gone, cx.clock().now().duration_since(start)) {
+                return Ok(None);
             }
-            match self.delete(cx, &key, Some(&head.version)).await {
+            match self.delete(cx, &gone.key, Some(&gone)).await {
                 Ok(()) => Ok(None),
-                Err(error) => Ok(Some((key, error))),
+                Err(error) => Ok(Some((gone.key, error))),
             }
         };
-        let mut looks = stream::iter(keys.iter().cloned().map(one)).buffer_unordered(LOOKS);
+        let mut looks = stream::iter(versions.iter().cloned().map(one)).buffer_unordered(LOOKS);
         let mut refused = Vec::new();
         while let Some(result) = looks.next().await {
             refused.extend(result?);
         }
         Ok(refused)
     }
+}
+
+/// Whether what is there is not `gone`, which was to be deleted `ago`: other bytes, or the same ones written since then, as far as the store's clock tells.
+fn is_another(head: &Head, gone: &ObjectVersion, ago: Duration) -> bool {
+    // Counted to now, not to when the answer was lost: it may have taken a while until the store could be asked.
+    let since = head.date.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+    !head.version.same_bytes(gone) || head.last_modified > since + BLUR
 }
 
 fn stored_by(head: Head) -> Stored {
@@ -506,6 +509,7 @@ impl Bucket for Retry<dyn Bucket> {
     }
 
     async fn delete(&self, cx: &Ctx, key: &Key, expected: Option<&ObjectVersion>) -> Result<()> {
+        let start = cx.clock().now();
         let mut course = self.course(cx, Operation::Delete, key.as_str());
         loop {
             let error = match course.attempt(self.inner.delete(cx, key, expected)).await {
@@ -520,7 +524,7 @@ impl Bucket for Retry<dyn Bucket> {
                         self.arrives(Operation::Delete, cx);
                         return Ok(());
                     }
-                    (Some(head), Some(expected)) if !expected.same_bytes(&head.version) => return Ok(()),
+                    (Some(head), Some(gone)) if is_another(&head, gone, cx.clock().now().duration_since(start)) => return Ok(()),
                     _ => {}
                 }
             }
@@ -528,14 +532,14 @@ impl Bucket for Retry<dyn Bucket> {
         }
     }
 
-    async fn delete_many(&self, cx: &Ctx, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
+    async fn delete_many(&self, cx: &Ctx, versions: &[ObjectVersion]) -> Result<Vec<(Key, Error)>> {
         let start = cx.clock().now();
         let mut course = self.course(cx, Operation::DeleteMany, self.name().as_str());
         loop {
-            match course.attempt(self.inner.delete_many(cx, keys)).await {
+            match course.attempt(self.inner.delete_many(cx, versions)).await {
                 Ok(refused) => return Ok(refused),
                 Err(error) if error.outcome() == Outcome::Unknown && error.kind() != Kind::NoProgress => {
-                    return self.finish_deletes(cx, keys, start).await.map_err(Error::unknown);
+                    return self.finish_deletes(cx, versions, start).await.map_err(Error::unknown);
                 }
                 Err(error) => course.pause(error).await?,
             }
