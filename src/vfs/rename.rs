@@ -434,7 +434,11 @@ impl Vfs {
             facts.attributes.mtime = Some(head.last_modified);
         }
         meta.token = Some(token.clone());
-        let stored = self.data.copy_object(cx, &self.bucket, &head.version, to, &meta, replaces).await?;
+        let stored = self.data.copy_object(cx, &self.bucket, &head.version, to, &meta, replaces).await.map_err(|error| match error {
+            // Not ESTALE: the kernel would begin again by itself, and replace what somebody else has written over our copy.
+            data::Error::Conflict => Error::Busy(format!("somebody else has written {to} meanwhile").into()),
+            error => error.into(),
+        })?;
         facts.origin = Some(stored.version);
         facts.modified = stored.last_modified.unwrap_or(stored.date);
         if stored.last_modified.is_some() {
