@@ -130,12 +130,13 @@ fn a_staging_that_is_too_small_is_slow_or_enospc_and_never_wrong() {
         println!("skipped: only root can mount a tmpfs");
         return;
     }
-    let size = std::env::var("COSMOUNT_RANDOM_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(160) * MIB;
+    let size = std::env::var("COSMOUNT_RANDOM_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(64) * MIB;
+    let room = (size / 4).min(64 * MIB);
     let mut mount = Mounted::builder().arg("--memory-limit=64M").start();
     mount.unmount();
     let staging = mount.staging();
     fs::create_dir(&staging).unwrap();
-    let tmpfs = Tmpfs::mount(&staging, 64 * MIB);
+    let tmpfs = Tmpfs::mount(&staging, room);
     mount.start_again();
     let file = File::options().read(true).write(true).create(true).truncate(true).open(mount.path().join("random")).unwrap();
     // What the file is to hold, by 4 KiB.
@@ -153,7 +154,7 @@ fn a_staging_that_is_too_small_is_slow_or_enospc_and_never_wrong() {
     // COS takes what does not fit, as slowly as it must.
     write_some(size / 4096, 1).unwrap();
     let refusing = mount.fault(refuse_writes(403, "AccessDenied"));
-    let full = write_some(size / 4096, 2);
+    let full = write_some(3 * size / 4096, 2);
     assert_eq!(full, Err(Errno::ENOSPC), "no room, here nor there");
     drop(refusing);
     write_some(size / 4096 / 4, 3).unwrap();

@@ -96,7 +96,7 @@ fn the_mount_agrees_with_a_local_directory() {
         let list = std::fs::read_to_string(list).unwrap();
         return replay(&mut *world(seeds()[0]), &list).unwrap_or_else(|failure| panic!("{failure}"));
     }
-    let count = number("COSMOUNT_REFERENCE_OPS", 500);
+    let count = number("COSMOUNT_REFERENCE_OPS", 5000);
     for seed in seeds() {
         // A seed goes on with another, and every one of them can be run by itself.
         for (n, begun) in (0..count).step_by(WORLD as usize).enumerate().skip(number("COSMOUNT_REFERENCE_FROM", 0) as usize) {

@@ -53,12 +53,12 @@ fn record(result: &str) {
 /// One file written, mapped, truncated, copied within and read back at random, compared at every read.
 #[test]
 fn fsx_reads_what_it_wrote() {
-    let operations = setting("COSMOUNT_FSX_OPS", "2000");
+    let operations = setting("COSMOUNT_FSX_OPS", "5000");
     let mount = Mounted::builder().arg("--part-size=1M").arg("--memory-limit=32M").start();
     let artifacts = tempfile::tempdir().unwrap();
     let config = artifacts.path().join("fsx.toml");
     fs::write(&config, settings(&mount)).unwrap();
-    for seed in setting("COSMOUNT_FSX_SEEDS", "1,2,3").split(',') {
+    for seed in setting("COSMOUNT_FSX_SEEDS", "1,2,3,4").split(',') {
         let started = Instant::now();
         let mut fsx = Command::new(tool("fsx"));
         fsx.arg("-f").arg(&config).args(["-N", &operations, "-S", seed, "-q", "-P"]).arg(artifacts.path());
