@@ -46,7 +46,7 @@ impl Contender {
 
 #[test]
 fn of_twenty_processes_on_two_mounts_one_makes_the_file() {
-    let rounds: usize = std::env::var("COSMOUNT_EXCLUSIVE").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4);
+    let rounds: usize = std::env::var("COSMOUNT_CONTESTS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4);
     let first = Mounted::builder().arg("--exclusive=open").start();
     let second = first.second_with(&["--exclusive=open"]);
     let mut contenders: Vec<Contender> = (0..PROCESSES).map(|n| Contender::start([&first, &second][n % 2])).collect();
