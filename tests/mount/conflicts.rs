@@ -42,7 +42,8 @@ fn pattern(n: usize, len: usize) -> Vec<u8> {
 }
 
 fn mount(policy: &str) -> Mounted {
-    Mounted::builder().arg("--part-size=1M").arg(format!("--on-conflict={policy}")).start()
+    // What the other client makes is there at once: this is not about lookups.
+    Mounted::builder().arg("--part-size=1M").arg("--negative-ttl=0s").arg(format!("--on-conflict={policy}")).start()
 }
 
 /// Puts the object that `change` begins with, opens it and changes it; returns the file and what it has now.
