@@ -16,7 +16,7 @@ use crate::store::{self, Head, Key, Kind, ListRequest, Operation, Page};
 use crate::support::Ctx;
 
 use crate::vfs::{
-    Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs, index,
+    Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs,
     keymap::{LONGEST_KEY, Name, is_unspeakable},
     meta::{Attributes, may_be_directory},
     tree::{By, Facts, Listed, Local, Nameless},
@@ -40,8 +40,8 @@ pub(super) enum Found<T> {
 #[derive(Debug)]
 struct Answer {
     facts: Facts,
-    /// Whether the object's next change will be seen in a listing.
-    settled: bool,
+    /// The HEAD that said so, if there was one.
+    head: Option<Head>,
 }
 
 impl Vfs {
@@ -132,7 +132,7 @@ impl Vfs {
         match listed {
             Some(Listed::Object { version, modified }) => {
                 if let Some(facts) = self.index.find(&version, modified) {
-                    return Ok(Some(Answer { facts, settled: true }));
+                    return Ok(Some(Answer { facts, head: None }));
                 }
             }
             Some(Listed::Prefix) => return Ok(Some(self.ask_marker(cx, &marker).await?)),
@@ -158,7 +158,7 @@ impl Vfs {
             }
         };
         let head = match head {
-            Ok(head) if !may_be_directory(&head) => return Ok(Some(self.answer(&head))),
+            Ok(head) if !may_be_directory(&head) => return Ok(Some(self.answer(head))),
             Ok(head) => Some(head),
             Err(error) if error.kind() == Kind::NotFound => None,
             Err(error) => return Err(error.into()),
@@ -171,8 +171,8 @@ impl Vfs {
         let hidden = page.hidden > 0;
         let first = page.objects.first().map(|object| &object.version.key);
         match (head, first) {
-            (Some(head), None) if !hidden => Ok(Some(self.answer(&head))),
-            (Some(head), _) => Ok(Some(self.directory_answer(&head))),
+            (Some(head), None) if !hidden => Ok(Some(self.answer(head))),
+            (Some(head), _) => Ok(Some(self.directory_answer(head))),
             (None, None) if hidden => Ok(Some(self.implicit_answer())),
             (None, None) => Ok(None),
             (None, Some(first)) => {
@@ -189,7 +189,7 @@ impl Vfs {
     /// A file that is there.
     async fn ask_file(&self, cx: &Ctx, key: &Key) -> Result<Option<Answer>> {
         match self.bucket.head(cx, key).await {
-            Ok(head) => Ok(Some(self.answer(&head))),
+            Ok(head) => Ok(Some(self.answer(head))),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -198,23 +198,23 @@ impl Vfs {
     /// A directory that is there, with its marker's attributes if it has one.
     async fn ask_marker(&self, cx: &Ctx, marker: &Key) -> Result<Answer> {
         match self.bucket.head(cx, marker).await {
-            Ok(head) => Ok(self.directory_answer(&head)),
+            Ok(head) => Ok(self.directory_answer(head)),
             Err(error) if error.kind() == Kind::NotFound => Ok(self.implicit_answer()),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn answer(&self, head: &Head) -> Answer {
-        Answer { facts: self.facts(head), settled: index::is_settled(head) }
+    fn answer(&self, head: Head) -> Answer {
+        Answer { facts: self.facts(&head), head: Some(head) }
     }
 
-    fn directory_answer(&self, head: &Head) -> Answer {
-        let Answer { facts, settled } = self.answer(head);
-        Answer { facts: Facts { kind: FileKind::Directory, ..facts }, settled }
+    fn directory_answer(&self, head: Head) -> Answer {
+        let Answer { facts, head } = self.answer(head);
+        Answer { facts: Facts { kind: FileKind::Directory, ..facts }, head }
     }
 
     fn implicit_answer(&self) -> Answer {
-        Answer { facts: self.implicit(), settled: true }
+        Answer { facts: self.implicit(), head: None }
     }
 
     /// Whether COS says by HEAD that there is no such object.
@@ -236,11 +236,13 @@ impl Vfs {
         {
             return Some(ino);
         }
-        let Some(Answer { facts, settled }) = answer else {
+        let Some(Answer { facts, head }) = answer else {
             names.tree.note_absent(parent, name, now);
             return None;
         };
-        self.index.note_read(&facts, settled);
+        if let Some(head) = &head {
+            self.index_read(&facts, head);
+        }
         if let Some(ino) = child {
             if self.is_same_file(names, ino, &facts) {
                 names.tree.update(ino, facts, now);
