@@ -29,4 +29,5 @@ mod lost;
 mod outage;
 mod posix;
 mod programs;
+mod requests;
 mod storms;
