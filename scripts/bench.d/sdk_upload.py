@@ -1,0 +1,9 @@
+"""One upload with the official Python SDK, which takes the emulator for its HTTP proxy: ADDR:PORT BUCKET KEY FILE CONNECTIONS."""
+
+import sys
+
+from qcloud_cos import CosConfig, CosS3Client
+
+address, bucket, key, path, connections = sys.argv[1:]
+config = CosConfig(Region="ap-guangzhou", SecretId="AKIDEXAMPLE", SecretKey="exampleSecretKey", Scheme="http", Proxies={"http": f"http://{address}"})
+CosS3Client(config).upload_file(bucket, key, path, PartSize=8, MAXThread=int(connections))
