@@ -1,6 +1,6 @@
 //! The yardstick of `scripts/bench write`: a multipart upload with nothing around it, parts over as many connections as asked for.
 //!
-//! `bare-client ADDR:PORT BUCKET KEY FILE CONNECTIONS PART-BYTES` sends FILE unsigned and prints the seconds it took. Each connection has a thread
+//! `bare-client ADDR:PORT BUCKET KEY FILE CONNECTIONS PART-BYTES` sends FILE unsigned and prints how long it took. Each connection has a thread
 //! and a buffer of 1 MiB: what is read is written, nothing is summed, nothing is tried again. `scripts/bench` checks in every run that this is not a
 //! slow client, against `curl -T` and the Python SDK.
 
@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     let document = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
     let length = document.len() as u64;
     first.exchange("POST", &format!("{target}?uploadId={id}"), length, |stream| stream.write_all(document.as_bytes()))?;
-    println!("{:.6}", begun.elapsed().as_secs_f64());
+    println!("took {:.6}", begun.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -168,11 +168,12 @@ def missing(bench):
     return gone
 
 
-def install():
-    """Debian's s3fs and rclone, where we may."""
-    if all(map(shutil.which, ("s3fs", "rclone", "curl"))) or os.geteuid() != 0 or not shutil.which("apt-get"):
+def install(wanted):
+    """Debian's packages of those that are wanted and not there, where we may."""
+    packages = [name for name in ("s3fs", "rclone", "curl") if name in wanted and not shutil.which(name)]
+    if not packages or os.geteuid() != 0 or not shutil.which("apt-get"):
         return
-    print("installing s3fs, rclone and curl", file=sys.stderr)
+    print("installing", *packages, file=sys.stderr)
     quiet = {"stdout": subprocess.DEVNULL, "check": False, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
     subprocess.run(["apt-get", "update", "-qq"], **quiet)
-    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "s3fs", "rclone", "curl"], **quiet)
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], **quiet)

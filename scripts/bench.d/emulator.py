@@ -1,9 +1,11 @@
 """A `cos-emulator` in a process of its own, and the few requests a benchmark asks of it."""
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import json
+import os
 import subprocess
 import urllib.parse
 import xml.etree.ElementTree as xml
@@ -31,15 +33,21 @@ class Emulator:
 
     def request(self, method, path, body=None, headers=None):
         connection = http.client.HTTPConnection(self.address, timeout=60)
-        try:
+        with contextlib.closing(connection):
             connection.request(method, path, body=body, headers=headers or {})
             answer = connection.getresponse()
             text = answer.read()
             if answer.status >= 300:
                 raise RuntimeError(f"{method} {path}: {answer.status} {text[:200]!r}")
             return answer.headers, text
-        finally:
-            connection.close()
+
+    def put(self, key, path):
+        connection = http.client.HTTPConnection(self.address, timeout=600, blocksize=1 << 20)
+        with contextlib.closing(connection), open(path, "rb") as file:
+            connection.request("PUT", f"/{BUCKET}/{key}", body=file, headers={"Content-Length": str(os.path.getsize(path))})
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise RuntimeError(f"PUT {key}: {answer.status} {answer.read()[:200]!r}")
 
     def latency(self, milliseconds):
         self.request("PUT", "/_emulator/link", json.dumps({"latency": milliseconds}))

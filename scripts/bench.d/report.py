@@ -59,7 +59,7 @@ def text(found):
         f"Made by `{found['command']}` on {found['date']}, commit {found['commit']}: {machine['cores']} cores ({machine['cpu']}), "
         f"{machine['memory'] / (1 << 30):.0f} GiB, Linux {machine['kernel']}, load {machine['load']:.1f} at the end; "
         + ", ".join(found["versions"].values()) + ".",
-        f"Times until everything is in the bucket, medians of {found['rounds']} alternating rounds (one round where nobody is compared). The emulator, "
+        f"Times until everything is in the bucket, medians of {found['rounds']} alternating rounds (of one where rates are not compared with aims). The emulator, "
         "on the same cores, answers each request so many milliseconds late; it makes ETags from CRC-64 for everybody. `*`: not yet there when the "
         "program had ended; the clock ran on. `fails`: the program was told an error. s3fs and rclone sign nothing. rclone's cache is `off` where "
         "files are written in sequence, else `writes`. The disk has one fsync a file and no latency.",
@@ -73,7 +73,7 @@ def text(found):
             rate = figures.rate(name, ours) if ours else ""
             rows.append([about["title"], *cells, rate])
         out += [f"## {latency} ms" if latency else "## No latency", table(["", *[found["contestants"][name] for name in present], "cosmount's rate"], rows)]
-    out += ["## What it costs", "Requests and bytes of the last round, median CPU of the mount's process, highest peak of its memory.", costs(figures)]
+    out += ["## What it costs", "Requests and bytes of the last round, median CPU of the mount's process and of the emulator, highest peak of its memory.", costs(figures)]
     out += ["## Against the aims", table(["aim", "here", ""], aims(figures))]
     failed = sorted({f"{row['contestant']}, {row['workload']}: {row['error']}" for row in found["results"] if "error" in row})
     if failed:
@@ -92,8 +92,8 @@ def costs(figures):
             cpu += f" ({row['median_cpu'] / about['size'] * (1 << 30):.2f} a GiB)"
         requests = ", ".join(f"{count} {op}" for op, count in sorted(row["requests"].items(), key=lambda pair: -pair[1]))
         rows.append([about["title"], f"{latency} ms", figures.found["contestants"][contestant], requests, f"{row['sent'] / MIB:.1f} MiB",
-                     f"{row['received'] / MIB:.1f} MiB", cpu, f"{max(row['peak']) / MIB:.0f} MiB"])
-    return table(["", "latency", "", "requests", "sent", "fetched", "CPU", "peak memory"], rows)
+                     f"{row['received'] / MIB:.1f} MiB", cpu, f"{row['median_server_cpu']:.2f} s", f"{max(row['peak']) / MIB:.0f} MiB"])
+    return table(["", "latency", "", "requests", "sent", "fetched", "CPU", "emulator's CPU", "peak memory"], rows)
 
 
 def aims(figures):
