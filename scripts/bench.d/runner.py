@@ -34,8 +34,9 @@ class Bench:
         self.stack = contextlib.ExitStack()
         try:
             os.makedirs(f"{ROOT}/target", exist_ok=True)
-            # On this checkout's disk: it is the one that is compared. Inputs come from memory.
-            self.scratch = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=f"{ROOT}/target", ignore_cleanup_errors=True))
+            # Its disk is the one that is compared. Inputs come from memory.
+            disk = os.environ.get("TMPDIR") or f"{ROOT}/target"
+            self.scratch = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=disk, ignore_cleanup_errors=True))
             memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
             inputs = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=memory))
             self.inputs = self.suite.Inputs(inputs, self.options.scale)
