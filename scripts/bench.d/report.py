@@ -62,7 +62,7 @@ def text(found):
         f"Times until everything is in the bucket, medians of {found['rounds']} alternating rounds (of one where rates are not compared with aims). The emulator, "
         "on the same cores, answers each request so many milliseconds late; it makes ETags from CRC-64 for everybody. `*`: not yet there when the "
         "program had ended; the clock ran on. `fails`: the program was told an error. s3fs and rclone sign nothing. rclone's cache is `off` where "
-        "files are written in sequence, else `writes`. The disk has one fsync a file and no latency.",
+        "files are written in sequence, else `writes`, uploading a second after close (at once it loses sqlite's journal). The disk has one fsync a file and no latency.",
     ]
     out += found["notes"]
     for latency in found["latencies"]:
