@@ -48,6 +48,7 @@ pub use types::{
 #[cfg(any(test, fuzzing))]
 pub(crate) use {certificate::fuzz as fuzz_certificate, proxy::fuzz as fuzz_proxies};
 
+pub(crate) use checksum::combine as combine_crc64;
 pub use way::Way;
 pub use wrap::fault::{Fault, Faults};
 
