@@ -10,6 +10,7 @@
 
 mod commit;
 mod extents;
+mod pace;
 mod plan;
 mod pressure;
 mod staging;
@@ -42,6 +43,7 @@ use crate::support::{Budget, Clock, Counter, Ctx, Metrics, Share, TaskGroup};
 
 use commit::Unsettled;
 use extents::Extents;
+use pace::Pace;
 use plan::Limits;
 use pressure::Relief;
 use staging::Staging;
@@ -66,6 +68,7 @@ pub(crate) struct Room {
     /// Where uploads are noted that a crash would leave open.
     ledger: Option<Arc<Ledger>>,
     relief: Arc<Relief>,
+    pace: Arc<Pace>,
     /// A spiller runs.
     spilling: AtomicBool,
     /// All files alive, by number.
@@ -125,6 +128,7 @@ impl Room {
         metrics: &Metrics,
     ) -> Arc<Self> {
         let staging = staging.map(|disk| Staging::new(disk, config.staging_limit, Arc::clone(&clock), Arc::clone(&tasks)));
+        let pace = Pace::new(config.parallel_parts, config.most_parallel_parts);
         Arc::new(Self {
             blocks: Blocks::new(budget.clone(), Arc::clone(&tasks), config.largest_window, metrics),
             config,
@@ -134,6 +138,7 @@ impl Room {
             staging,
             ledger,
             relief: Relief::new(),
+            pace,
             spilling: AtomicBool::new(false),
             files: Mutex::default(),
             next_file: AtomicU64::new(0),
@@ -169,6 +174,11 @@ impl Room {
         });
         self.files.lock().insert(number, Arc::downgrade(&content));
         content
+    }
+
+    /// How many parts are best in flight, as far as is known.
+    pub(crate) fn parts_at_once(&self) -> usize {
+        self.pace.allowed()
     }
 
     /// Bytes of all files in memory and staging.
