@@ -27,3 +27,4 @@ mod lost;
 mod outage;
 mod posix;
 mod programs;
+mod streaming;

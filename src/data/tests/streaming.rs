@@ -187,14 +187,14 @@ async fn an_orphan_becomes_quiet_though_its_upload_is_just_being_opened() {
 }
 
 /// COS with a thousandth of its limits: parts of 1 KiB to 5 MiB, ten of them.
-fn thousandth() -> Setting {
+fn thousandth(limit: u64) -> Setting {
     let config = Config { part_size: ByteSize::mib(1), ..Config::default() };
-    Setting::with(32, config, Capabilities::cos().thousandth(), true)
+    Setting::with(limit, config, Capabilities::cos().thousandth(), true)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_goes_on_past_the_last_part_number() {
-    let s = thousandth();
+    let s = thousandth(8);
     s.bucket.set_latency(Duration::from_millis(10));
     let file = streaming(&s, "a");
     let bytes = pattern(1, 45 * MIB);
@@ -217,7 +217,7 @@ async fn a_stream_goes_on_past_the_last_part_number() {
 
 #[tokio::test(start_paused = true)]
 async fn attributes_set_between_continuations_are_those_of_the_object() {
-    let s = thousandth();
+    let s = thousandth(8);
     let file = streaming(&s, "a");
     let bytes = pattern(1, 40 * MIB);
     pour(&s, &file, 0, &bytes[..20 << 20]).await;
@@ -242,9 +242,10 @@ async fn a_continuation_that_fails_is_made_good_by_the_commit() {
         (Operation::CopyPart, Effect::Refused),
         (Operation::UploadPart, Effect::Refused),
     ] {
-        let s = thousandth();
+        let config = Config { part_size: ByteSize::kib(256), ..Config::default() };
+        let s = Setting::with(8, config, Capabilities { smallest_part: 64 * KIB, most_parts: 40, ..Capabilities::cos() }, true);
         let file = streaming(&s, "a");
-        let bytes = pattern(1, 40 * MIB);
+        let bytes = pattern(1, 20 * MIB);
         // The first upload has been opened, the next steps fail.
         pour(&s, &file, 0, &bytes[..3 << 20]).await;
         s.bucket.fail_next(operation, Kind::Unavailable, effect);
@@ -262,7 +263,7 @@ async fn a_continuation_that_fails_is_made_good_by_the_commit() {
 #[tokio::test(start_paused = true)]
 async fn a_file_that_is_cut_while_it_is_continued() {
     for size in [0, 3 * MIB, 7 * MIB] {
-        let s = thousandth();
+        let s = thousandth(32);
         let file = streaming(&s, "a");
         let mut bytes = pattern(1, 8 * MIB);
         let hold = s.bucket.hold(Operation::CompleteUpload);

@@ -1,10 +1,10 @@
 //! The write path: what a file has that its base has not, how that leaves, and what happens when memory is short.
 //!
 //! [`Content`] is one file's bytes, [`Room`] what all files of a mount share. Extents take what is written; `stream` sends full parts of a file
-//! while it is still being written; `commit` makes the rest the object by `plan` and `upload`; `pressure` spills to `staging`.
+//! while it is still being written, as many at once as `pace` finds best; `commit` makes the rest the object by `plan` and `upload`; `pressure` spills to `staging`.
 //!
 //! Two async locks per file: its gate (in `file.rs`) and [`Content::commits`]. Everything else is in [`State`] under a short lock. What is dropped
-//! under it (the last extent of a staged file, an upload given up) takes the short locks of staging and of the task group, which take none.
+//! under it (the last extent of a staged file, an upload given up) takes the short locks of staging, of the buffer pool and of the task group, which take none.
 //!
 //! Outside the budget are the nodes of the extent maps: about 100 bytes an extent, 25 MiB for each GiB that was written in random pieces of 4 KiB.
 

@@ -542,8 +542,9 @@ impl State {
     /// Adds parts for `range`, what a commit still has to send.
     fn plan_rest(&mut self, range: Range<u64>, limits: Limits) {
         let numbers = u64::from(limits.most).saturating_sub(self.stream.parts.len() as u64).max(1);
-        // The numbers that are left must do: a hole can be of any size.
-        let part = limits.first.max((range.end - range.start.min(range.end)).div_ceil(numbers));
+        let len = range.end - range.start.min(range.end);
+        // The numbers that are left must do, a hole can be of any size; and some must be left, should this commit fail and more be written.
+        let part = limits.first.max(len.div_ceil((numbers / 8).max(1))).min(limits.largest).max(len.div_ceil(numbers));
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min(at + part);
