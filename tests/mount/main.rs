@@ -31,3 +31,4 @@ mod posix;
 mod programs;
 mod requests;
 mod storms;
+mod streaming;
