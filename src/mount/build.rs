@@ -44,6 +44,8 @@ pub(super) struct Rooms {
     pub(super) data: Arc<Data>,
     pub(super) notify: KernelNotify,
     pub(super) vfs: Arc<Vfs>,
+    pub(super) budget: Budget,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Builds the rooms. One signed request goes to the bucket, so that wrong credentials, names and networks are known before anything is mounted.
@@ -52,7 +54,7 @@ pub(super) struct Rooms {
 /// A paragraph for the user.
 pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let metrics = Metrics::default();
+    let metrics = Arc::new(Metrics::default());
     let runtime = Builder::new_multi_thread().worker_threads(WORKERS).thread_name("cosmount").enable_all().build()?;
     let tasks = Arc::new(TaskGroup::new(runtime.handle().clone()));
     // First, because a directory that another mount has is known at once, and a slow network is not.
@@ -80,13 +82,13 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
         Arc::clone(&data),
         ledger.clone(),
         Arc::new(notify.clone()),
-        budget,
+        budget.clone(),
         Arc::clone(&clock),
         Arc::clone(&tasks),
         &metrics,
     );
     drop(context);
-    Ok(Rooms { runtime, clock, tasks, staging, ledger, leftovers, bucket, data, notify, vfs })
+    Ok(Rooms { runtime, clock, tasks, staging, ledger, leftovers, bucket, data, notify, vfs, budget, metrics })
 }
 
 impl Rooms {

@@ -140,6 +140,8 @@ impl Vfs {
             helper: None,
             attempted: false,
             behind: false,
+            since: None,
+            refused: None,
         });
         if meta.is_some() {
             open.meta = meta;
