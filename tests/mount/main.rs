@@ -21,6 +21,7 @@ mod errors;
 mod foreign;
 mod hedge;
 mod hostile;
+mod kept;
 mod kernel;
 mod limits;
 mod lost;
