@@ -40,8 +40,8 @@ pub(super) struct OpenFile {
     pub(super) helper: Option<Helper>,
     /// A commit was begun: COS may have an object of which nobody told us.
     pub(super) attempted: bool,
-    /// A task commits what those who wrote have left.
-    pub(super) behind: bool,
+    /// The task that commits what those who wrote have left, by the epoch in which it began.
+    pub(super) behind: Option<u64>,
     /// When the first of the changes was made that COS does not have.
     pub(super) since: Option<SystemTime>,
     /// Why it does not, if it was asked to.

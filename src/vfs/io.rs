@@ -102,13 +102,14 @@ impl Vfs {
             }
             match names.tree.close(ino) {
                 0 => self.end_or_commit(&mut names, ino),
-                _ => (None, handle.write && writers == 0 && names.begin_behind(ino)),
+                _ if handle.write && writers == 0 => (None, names.begin_behind(ino)),
+                _ => (None, None),
             }
         };
         self.end(ended);
-        if behind {
+        if let Some(task) = behind {
             let vfs = Arc::clone(self);
-            self.tasks.spawn(async move { vfs.commit_behind(ino).await });
+            self.tasks.spawn(async move { vfs.commit_behind(ino, task).await });
         }
     }
 

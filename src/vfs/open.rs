@@ -139,7 +139,7 @@ impl Vfs {
             streaming: false,
             helper: None,
             attempted: false,
-            behind: false,
+            behind: None,
             since: None,
             refused: None,
         });

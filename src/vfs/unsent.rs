@@ -107,7 +107,8 @@ impl Vfs {
         self.commit_or(cx, ino, on_conflict).await?;
         let ended = {
             let mut names = self.names.lock();
-            let used = names.tree.node(ino).is_some_and(|node| node.opens > 0) || names.open.get(&ino).is_some_and(|open| open.behind);
+            let used =
+                names.tree.node(ino).is_some_and(|node| node.opens > 0) || names.open.get(&ino).is_some_and(|open| open.behind.is_some());
             let ended = if used || names.is_unsent(ino) { None } else { self.end_or_commit(&mut names, ino).0 };
             names.tree.settle(ino);
             ended
@@ -138,8 +139,8 @@ impl Vfs {
         }
     }
 
-    /// After the last handle: the open file ends, unless bytes of it are not committed. Says whether they are to be committed behind it.
-    pub(super) fn end_or_commit(&self, names: &mut Names, ino: Ino) -> (Option<OpenFile>, bool) {
+    /// After the last handle: the open file ends, unless bytes of it are not committed. Says which task is to commit them behind it.
+    pub(super) fn end_or_commit(&self, names: &mut Names, ino: Ino) -> (Option<OpenFile>, Option<u64>) {
         if names.is_unsent(ino) {
             return (None, names.begin_behind(ino));
         }
@@ -149,14 +150,15 @@ impl Vfs {
         {
             node.size = origin.size;
         }
-        (names.open.remove(&ino), false)
+        (names.open.remove(&ino), None)
     }
 
-    /// Commits what the last writer left, again and again until it is done, a new one takes over, or it can never be.
-    pub(super) async fn commit_behind(self: &Arc<Self>, ino: Ino) {
+    /// Commits what the last writer left, again and again until it is done, a new one takes over, or it can never be. `task` tells it from an earlier
+    /// one that still sleeps over a file that had the same number and is gone.
+    pub(super) async fn commit_behind(self: &Arc<Self>, ino: Ino, mut task: u64) {
         let mut pause = FIRST_PAUSE;
         let mut told = false;
-        loop {
+        while self.names.lock().open.get(&ino).is_some_and(|open| open.behind == Some(task)) {
             let cx = Ctx::background(Arc::clone(&self.clock), PATIENCE).with_urgency(Urgency::WriteOut);
             let failure = self.commit(&cx, ino).await.err();
             match &failure {
@@ -173,11 +175,10 @@ impl Vfs {
                 Some(_) => pause = pause.max(REFUSED_PAUSE),
                 None => {}
             }
-            let (ended, go_on) = self.after_try(ino, failure.as_ref(), pause);
+            let (ended, next) = self.after_try(ino, task, failure.as_ref(), pause);
             self.end(ended);
-            if !go_on {
-                return;
-            }
+            let Some(next) = next else { return };
+            task = next;
             if failure.is_some() {
                 let stopped = self.stopped.notified();
                 tokio::pin!(stopped);
@@ -195,23 +196,23 @@ impl Vfs {
         }
     }
 
-    /// What ends after a try behind a close, and whether there is to be another one.
-    fn after_try(&self, ino: Ino, failure: Option<&Error>, pause: Duration) -> (Option<OpenFile>, bool) {
+    /// What ends after a try behind a close, and which task is to try again.
+    fn after_try(&self, ino: Ino, task: u64, failure: Option<&Error>, pause: Duration) -> (Option<OpenFile>, Option<u64>) {
         // Somebody else's object is there: what was written is kept until a person decides.
         let settled = matches!(failure, None | Some(Error::Stale | Error::Exists));
         let mut names = self.names.lock();
         let opens = names.tree.node(ino).map_or(0, |node| node.opens);
-        let mut go_on = !settled;
-        if let Some(open) = names.open.get_mut(&ino) {
-            go_on &= open.writers == 0;
-            open.behind = go_on;
-            if let Some(refused) = open.refused.as_mut().filter(|_| go_on) {
+        let Some(open) = names.open.get_mut(&ino).filter(|open| open.behind == Some(task)) else { return (None, None) };
+        if !settled && open.writers == 0 {
+            if let Some(refused) = &mut open.refused {
                 refused.next = Some(self.clock.now() + pause);
             }
+            return (None, Some(task));
         }
-        let (ended, again) = if failure.is_none() && opens == 0 { self.end_or_commit(&mut names, ino) } else { (None, false) };
+        open.behind = None;
+        let ended = if failure.is_none() && opens == 0 { self.end_or_commit(&mut names, ino) } else { (None, None) };
         names.tree.settle(ino);
-        (ended, go_on || again)
+        ended
     }
 }
 
@@ -238,10 +239,13 @@ impl Names {
         Some(open.refused.as_ref().map_or_else(|| "not sent yet".to_owned(), |refused| refused.error.to_string()))
     }
 
-    /// Says whether a task is to commit the file's changes, which none does yet.
-    pub(super) fn begin_behind(&mut self, ino: Ino) -> bool {
+    /// The task that is to commit the file's changes, unless there are none or it is being done.
+    pub(super) fn begin_behind(&mut self, ino: Ino) -> Option<u64> {
+        let task = self.tree.advance();
         let unsent = self.is_unsent(ino);
-        self.open.get_mut(&ino).is_some_and(|open| unsent && !std::mem::replace(&mut open.behind, true))
+        let open = self.open.get_mut(&ino).filter(|open| unsent && open.behind.is_none())?;
+        open.behind = Some(task);
+        Some(task)
     }
 
     fn unsent(&self, ino: Ino, now: Instant) -> Option<Unsent> {
