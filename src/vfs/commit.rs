@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::data::{self, Committed, File, Target};
 
-use crate::store::{Meta, Replaces};
+use crate::store::{Kind, Meta, Replaces};
 
 use crate::support::Ctx;
 
@@ -187,10 +187,12 @@ impl Vfs {
 
     /// Asks for what the predecessor carries, before anything changes.
     async fn complete_meta(&self, cx: &Ctx, ino: Ino, target: &mut Target) -> Result<()> {
-        let head = self.bucket.head(cx, &target.key).await.map_err(|error| match Error::from(error) {
-            Error::NotFound => Error::Stale,
-            error => error,
-        })?;
+        let head = match self.bucket.head(cx, &target.key).await {
+            Ok(head) => head,
+            // The commit finds that out, too, and does as the policy says.
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
         let mut meta = self.preserved(cx, &head).await?;
         if let Some(open) = self.names.lock().open.get_mut(&ino) {
             open.meta = Some(Arc::new(meta.clone()));
@@ -236,11 +238,17 @@ impl Vfs {
         tracing::warn!(key = %target.key, copy = %key, "the object was changed by somebody else; both are kept");
         match file.commit(cx, Target { key: key.clone(), replaces: Replaces::Absent, ..target.clone() }).await {
             Err(data::Error::Streaming) => {
-                let theirs = self.bucket.head(cx, &target.key).await?;
-                let meta = self.preserved(cx, &theirs).await?;
-                self.data.copy_object(cx, &self.bucket, &theirs.version, &key, &meta, &Replaces::Absent).await?;
-                self.names.lock().tree.ask_again(spot.parent, &beside);
-                let target = Target { replaces: Replaces::Version(theirs.version), ..target.clone() };
+                let replaces = match self.bucket.head(cx, &target.key).await {
+                    Ok(theirs) => {
+                        let meta = self.preserved(cx, &theirs).await?;
+                        self.data.copy_object(cx, &self.bucket, &theirs.version, &key, &meta, &Replaces::Absent).await?;
+                        self.names.lock().tree.ask_again(spot.parent, &beside);
+                        Replaces::Version(theirs.version)
+                    }
+                    Err(error) if error.kind() == Kind::NotFound => Replaces::Absent,
+                    Err(error) => return Err(error.into()),
+                };
+                let target = Target { replaces, ..target.clone() };
                 if self.is_lost(ino) { self.take_name(cx, ino, &spot, file, target).await } else { Ok(file.commit(cx, target).await?) }
             }
             made => {

@@ -58,6 +58,11 @@ fn dirty(path: &Path) -> Result<String, i32> {
     text.parse().map_or(Ok(text), Err)
 }
 
+/// What a command writes to a terminal.
+fn in_terminal(command: &str) -> String {
+    said(&Command::new("script").args(["-qec", command, "/dev/null"]).stdin(std::process::Stdio::null()).output().unwrap())
+}
+
 fn write_and_close(path: &Path, body: &[u8]) -> Result<(), Errno> {
     let mut file = File::options().write(true).create(true).truncate(true).open(path).unwrap();
     file.write_all(body).unwrap();
@@ -93,7 +98,9 @@ fn what_close_refused_is_kept_listed_and_saved_by_sync() {
     let again = File::options().write(true).open(&path).unwrap();
     assert_eq!(again.sync_all().unwrap_err().raw_os_error(), Some(Errno::EACCES as i32), "the next fsync says so again");
     drop((again, fault));
-    assert_eq!(sync(&[], &path).0, 0);
+    let shown = in_terminal(&format!("{} sync {}", env!("CARGO_BIN_EXE_cosmount"), path.display()));
+    assert!(shown.contains("\r[") && shown.contains("of 1 files"), "a bar on a terminal: {shown:?}");
+    assert_eq!(sync(&[], &path), (0, String::new()), "and nothing elsewhere");
     assert_eq!(&mount.object("d/f")[..], b"refused bytes");
     assert_eq!(dirty(&path), Err(Errno::ENODATA as i32));
     // Without a path it is the mount that the working directory is in.
@@ -310,6 +317,16 @@ fn questions_end_in_an_answer_or_an_error_and_hold_up_nobody() {
     let mut answer = String::new();
     odd.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("refused") && answer.contains("does not understand"), "{answer}");
+    if nix::unistd::geteuid().is_root() {
+        let nobody = |words: &[&str]| {
+            let output = Command::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups"]).args(words).output().unwrap();
+            (output.status.code(), said(&output))
+        };
+        let (code, said) = nobody(&[env!("CARGO_BIN_EXE_cosmount"), "stats", mount.path().to_str().unwrap()]);
+        assert!(code == Some(2) && said.contains("not this user's"), "{said}");
+        let connect = format!("import socket; socket.socket(socket.AF_UNIX).connect({:?})", socket.to_str().unwrap());
+        assert!(nobody(&["python3", "-c", &connect]).1.contains("PermissionError"));
+    }
     // More than are served at once, who say nothing and stay.
     let silent: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     let start = Instant::now();

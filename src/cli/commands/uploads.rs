@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::cli::args::Uploads;
 use crate::cli::commands::{access, mount::staging, secrets};
 use crate::cli::{Failure, SYSTEM, USAGE};
-use crate::mount::{Account, account, daemon, noted_uploads};
+use crate::mount::{Account, Staging, account, daemon, noted_uploads};
 use crate::store::{Bucket, OpenUpload, Upload};
 use crate::support::{Clock, Ctx, Metrics, SystemClock};
 
@@ -47,7 +47,12 @@ pub(in crate::cli) fn run(typed: &Uploads, words: &[OsString]) -> Result<(), Fai
     let secrets = secrets(words, "uploads")?;
     daemon::hide_memory();
     let access = access(&typed.reach, Some(&typed.source), &secrets).map_err(usage)?;
-    let (staging, _) = staging(typed.staging.as_deref()).map_err(usage)?;
+    let staging = match staging(typed.staging.as_deref()) {
+        Ok((staging, _)) => staging,
+        // Nowhere to look by default is no mistake.
+        Err(_) if typed.staging.is_none() => Staging::None,
+        Err(error) => return Err(usage(error)),
+    };
     let ours = noted_uploads(&typed.source, &access, &staging).map_err(system)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.context("the runtime").map_err(system)?;
