@@ -19,7 +19,7 @@ use crate::vfs::{
     handles::OpenFile,
     keymap::Name,
     meta,
-    tree::{Facts, Local, Nameless, Node, Place},
+    tree::{Local, Nameless, Node, Place},
 };
 
 /// A commit that is due.
@@ -220,7 +220,10 @@ impl Vfs {
                 tracing::warn!(key = %target.key, %error, "the object was changed by somebody else; what was written here is kept and not sent");
                 Err(Error::Stale)
             }
-            OnConflict::LastWriter => Ok(file.commit(cx, Target { replaces: Replaces::Anything, ..target.clone() }).await?),
+            OnConflict::LastWriter => {
+                self.keep_base(cx, file).await;
+                Ok(file.commit(cx, Target { replaces: Replaces::Anything, ..target.clone() }).await?)
+            }
             OnConflict::KeepBoth => self.keep_both(cx, ino, file, target).await,
         }
     }
@@ -236,6 +239,7 @@ impl Vfs {
             (spot, beside, key)
         };
         tracing::warn!(key = %target.key, copy = %key, "the object was changed by somebody else; both are kept");
+        self.keep_base(cx, file).await;
         match file.commit(cx, Target { key: key.clone(), replaces: Replaces::Absent, ..target.clone() }).await {
             Err(data::Error::Streaming) => {
                 let replaces = match self.bucket.head(cx, &target.key).await {
@@ -277,6 +281,7 @@ impl Vfs {
         if in_use {
             return Err(Error::Stale);
         }
+        self.keep_base(cx, file).await;
         let done = file.commit(cx, target).await?;
         self.names.lock().tree.adopt(ino, spot.parent, &spot.name, self.clock.now());
         self.notify.entry(spot.parent, spot.name.as_os_str());
@@ -306,6 +311,13 @@ impl Vfs {
         Ok(Spot { parent, directory, name: name.clone() })
     }
 
+    /// COS can copy nothing from a version that is gone, but what of it was read here can be sent. What was not is missed by the commit.
+    async fn keep_base(&self, cx: &Ctx, file: &Arc<File>) {
+        if let Err(error) = file.localise(cx).await {
+            tracing::debug!(%error, "not all of the old version is here");
+        }
+    }
+
     /// The name for a copy beside a conflict: `name.conflict-HOST-TIME`, cut to what a name may have.
     fn beside(&self, names: &Names, name: &Name) -> Result<Name> {
         let suffix = format!(".conflict-{}-{:x}", self.config.mount_id, names.tree.epoch());
@@ -320,6 +332,8 @@ impl Vfs {
         // Asked before the lock: what is written from here on raises `dirtied`, too.
         let dirty = file.is_dirty();
         let version = done.stored.version.clone();
+        let last_modified = done.last_modified.or(done.stored.last_modified);
+        let meta = Arc::new(Meta { token: None, ..done.meta });
         let facts = {
             let mut guard = self.names.lock();
             let names = &mut *guard;
@@ -329,7 +343,7 @@ impl Vfs {
             let later = node.dirtied > epoch;
             let was_new = node.facts.origin.is_none();
             let old = node.facts.origin.replace(version.clone());
-            node.facts.modified = done.last_modified.or(done.stored.last_modified).unwrap_or(done.stored.date);
+            node.facts.modified = last_modified.unwrap_or(done.stored.date);
             if !later {
                 // A stream that was given no times shows its Last-Modified, here as everywhere.
                 if done.last_modified.is_some() || self.config.posix == Posix::None {
@@ -350,17 +364,13 @@ impl Vfs {
             node.checked = now;
             let facts = node.facts.clone();
             if let Some(open) = names.open.get_mut(&ino) {
-                open.meta = Some(Arc::new(Meta { token: None, ..done.meta }));
+                open.meta = Some(Arc::clone(&meta));
                 open.exclusive = false;
                 open.streaming = false;
             }
             facts
         };
-        self.index_own(&facts, done.last_modified.is_some());
-    }
-
-    fn index_own(&self, facts: &Facts, exact: bool) {
-        if exact { self.index.note(facts) } else { self.index.note_own(facts) }
+        self.index_made(&facts, &meta, &done.stored, last_modified.is_some());
     }
 
     /// Nothing from before `epoch` is left to be committed.

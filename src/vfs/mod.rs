@@ -55,7 +55,7 @@ use crate::support::{Budget, Clock, Ctx, Metrics, Reservation, Share, TaskGroup}
 use claims::Claims;
 use handles::{Handles, OpenFile};
 use index::Index;
-use keymap::KeyMap;
+use keymap::{KeyMap, Name};
 use meta::Attributes;
 use tree::{Facts, Tree};
 use unsent::Told;
@@ -396,7 +396,7 @@ pub struct Vfs {
     stopping: AtomicBool,
     /// Wakes whoever sleeps until another try.
     stopped: tokio::sync::Notify,
-    /// Wakes whoever waits for a claim.
+    /// Wakes whoever waits for a claim, or for a name that is being asked for.
     released: tokio::sync::Notify,
     /// What was told of late of changes that could not be sent.
     told: Told,
@@ -411,6 +411,8 @@ struct Names {
     /// Files that have handles, or bytes that are not committed.
     open: HashMap<Ino, OpenFile>,
     claims: Claims,
+    /// Names that COS is being asked for, and on whose behalf.
+    asking: HashMap<(Ino, Name), Ctx>,
 }
 
 impl Vfs {
@@ -440,7 +442,7 @@ impl Vfs {
             released: tokio::sync::Notify::new(),
             told: Told::default(),
             stopped: tokio::sync::Notify::new(),
-            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default() }),
+            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), asking: HashMap::new() }),
             config,
             bucket,
             data,

@@ -1,4 +1,4 @@
-//! What COS refused: the program's errno, and what becomes of the bytes. Counts are small here; `scripts/soak kept` has them in full.
+//! What COS refused: the program's errno, and what becomes of the bytes. Counts are small here; `scripts/soak storms` has them in full.
 
 use std::{
     fs::{self, File},
@@ -22,7 +22,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::common::{Mounted, refuse_writes, wait};
+use crate::common::{Mounted, record, refuse_writes, wait};
 
 fn cosmount(words: &[&str], path: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cosmount")).args(words).arg(path).env("COSMOUNT_CONFIG", "/dev/null").output().unwrap()
@@ -404,7 +404,7 @@ fn write_until(mount: &Path, writer: usize, over: &AtomicBool) -> Vec<Written> {
 /// Must show: under a storm every file arrives, or is kept and listed, and the program saw success or the right errno.
 #[test]
 fn a_storm_of_refusals_loses_nothing() {
-    let seconds = std::env::var("COSMOUNT_KEPT_SECONDS").map_or(3, |seconds| seconds.parse::<u64>().unwrap());
+    let seconds = std::env::var("COSMOUNT_STORM").map_or(3, |seconds| seconds.parse::<u64>().unwrap());
     for (status, code, errnos) in [
         (503, "ServiceUnavailable", &[Errno::EIO, Errno::ETIMEDOUT, Errno::ENOSPC][..]),
         (403, "AccessDenied", &[Errno::EACCES, Errno::ENOSPC]),
@@ -451,18 +451,11 @@ fn a_storm_of_refusals_loses_nothing() {
         for Written { name, body, .. } in &written {
             assert!(mount.object(name) == *body, "{name}");
         }
-        report(&format!(
+        record(&format!(
             "- {seconds} s of {status} under 4 writers: of {} files {refused} were refused, with the right errno, kept and listed; `cosmount sync` sent them in {:.1} s after it",
             written.len(),
             start.elapsed().as_secs_f64()
         ));
-    }
-}
-
-fn report(line: &str) {
-    println!("{line}");
-    if let Some(path) = std::env::var_os("COSMOUNT_RESULT") {
-        writeln!(File::options().append(true).create(true).open(path).unwrap(), "{line}").unwrap();
     }
 }
 
@@ -497,7 +490,7 @@ fn a_full_staging_is_enospc_or_slow_and_never_a_wrong_object() {
         println!("skipped: a tmpfs is root's to mount");
         return;
     }
-    let mib = std::env::var("COSMOUNT_KEPT_MIB").map_or(32, |mib| mib.parse::<u64>().unwrap());
+    let mib = std::env::var("COSMOUNT_RANDOM_MIB").map_or(32, |mib| mib.parse::<u64>().unwrap());
     let tmpfs = Tmpfs::new((mib / 16).max(4));
     let (size, pieces) = (mib << 20, (mib << 20) / PIECE);
     let staging = tmpfs.0.path().join("staging");
@@ -546,7 +539,7 @@ fn a_full_staging_is_enospc_or_slow_and_never_a_wrong_object() {
     fs::write(mount.path().join("new"), vec![3; 1 << 20]).unwrap();
     assert_eq!(&mount.object("new")[..], &vec![3; 1 << 20][..]);
     assert!(longest < Duration::from_secs(15), "{longest:?}");
-    report(&format!(
+    record(&format!(
         "- {mib} MiB of random 4 KiB writes over a staging of {} MiB: ENOSPC after {} MiB while COS refused, the longest call {longest:.1?}; then, without a remount, all of it arrived, the object whole in each of {versions} versions seen on the way",
         (mib / 16).max(4),
         refused * PIECE >> 20,
