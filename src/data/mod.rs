@@ -27,7 +27,7 @@ use crate::store::{Bucket, Key, Meta, ObjectVersion, Replaces, Stored};
 use crate::support::{Budget, ByteSize, Clock, Ctx, Metrics, TaskGroup};
 
 pub use error::Error;
-pub use file::{At, File, Frozen, Written};
+pub use file::{At, File, Frozen, HeldBytes, Written};
 pub use read::Reader;
 
 /// What a call of this room returns.

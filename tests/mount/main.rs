@@ -23,6 +23,7 @@ mod exclusive;
 mod foreign;
 mod hedge;
 mod hostile;
+mod kept;
 mod kernel;
 mod limits;
 mod lost;
