@@ -17,6 +17,8 @@ mod common;
 #[path = "../common/liar.rs"]
 mod liar;
 
+mod copies;
+mod edits;
 mod errors;
 mod foreign;
 mod hedge;
