@@ -94,9 +94,7 @@ impl Core {
         }
         let content = Content::new(source.found.content.slice(range));
         let files = self.store.stage(&content)?;
-        let mut md5 = <md5::Md5 as md5::Digest>::new();
-        content.pieces().for_each(|piece| md5::Digest::update(&mut md5, piece));
-        let etag = hex(&md5::Digest::finalize(md5));
+        let etag = hex(&content.md5());
         let part = Part { crc: content.crc(), content, etag: etag.clone(), modified: call.now, files };
         self.store.put_part(call.bucket()?, call.key(), &id, number, part)?;
         let document = Writer::new("CopyPartResult").text("ETag", &format!("\"{etag}\"")).text("LastModified", &iso_date(call.now, true));

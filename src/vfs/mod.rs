@@ -8,6 +8,7 @@ mod aside;
 mod attr;
 mod claims;
 mod commit;
+mod copy;
 mod create;
 mod dir;
 mod error;
@@ -52,6 +53,7 @@ use crate::store::{Bucket, CommitToken, Key};
 
 use crate::support::{Budget, Clock, Ctx, Metrics, Reservation, Share, TaskGroup};
 
+use aside::Helper;
 use claims::Claims;
 use handles::{Handles, OpenFile};
 use index::Index;
@@ -216,6 +218,21 @@ pub enum SetXattr {
     Create,
     /// XATTR_REPLACE.
     Replace,
+}
+
+/// What fallocate(2) does with a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// Sees to it that there is room; nothing to do here but to extend the file.
+    Reserve {
+        /// The size stays (FALLOC_FL_KEEP_SIZE).
+        keep_size: bool,
+    },
+    /// Makes it read as zeros (FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE).
+    Zero {
+        /// The size stays.
+        keep_size: bool,
+    },
 }
 
 /// What statfs(2) shows.
@@ -408,6 +425,8 @@ struct Names {
     /// Files that have handles, or bytes that are not committed.
     open: HashMap<Ino, OpenFile>,
     claims: Claims,
+    /// Objects that keep what files still refer to though their own source is gone.
+    helpers: Vec<Helper>,
 }
 
 impl Vfs {
@@ -436,7 +455,7 @@ impl Vfs {
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
             unsent: Unsent::default(),
-            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default() }),
+            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), helpers: Vec::new() }),
             config,
             bucket,
             data,
