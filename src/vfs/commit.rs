@@ -19,7 +19,7 @@ use crate::vfs::{
     handles::OpenFile,
     keymap::Name,
     meta,
-    tree::{Facts, Local, Nameless, Place},
+    tree::{Local, Nameless, Place},
 };
 
 /// A commit that is due.
@@ -209,6 +209,8 @@ impl Vfs {
         // Asked before the lock: what is written from here on raises `dirtied`, too.
         let dirty = file.is_dirty();
         let version = done.stored.version.clone();
+        let last_modified = done.last_modified.or(done.stored.last_modified);
+        let meta = Arc::new(Meta { token: None, ..done.meta });
         let facts = {
             let mut guard = self.names.lock();
             let names = &mut *guard;
@@ -218,7 +220,7 @@ impl Vfs {
             let later = node.dirtied > epoch;
             let was_new = node.facts.origin.is_none();
             let old = node.facts.origin.replace(version.clone());
-            node.facts.modified = done.last_modified.or(done.stored.last_modified).unwrap_or(done.stored.date);
+            node.facts.modified = last_modified.unwrap_or(done.stored.date);
             if !later {
                 // A stream that was given no times shows its Last-Modified, here as everywhere.
                 if done.last_modified.is_some() || self.config.posix == Posix::None {
@@ -239,17 +241,13 @@ impl Vfs {
             node.checked = now;
             let facts = node.facts.clone();
             if let Some(open) = names.open.get_mut(&ino) {
-                open.meta = Some(Arc::new(Meta { token: None, ..done.meta }));
+                open.meta = Some(Arc::clone(&meta));
                 open.exclusive = false;
                 open.streaming = false;
             }
             facts
         };
-        self.index_own(&facts, done.last_modified.is_some());
-    }
-
-    fn index_own(&self, facts: &Facts, exact: bool) {
-        if exact { self.index.note(facts) } else { self.index.note_own(facts) }
+        self.index_made(&facts, &meta, &done.stored, last_modified.is_some());
     }
 
     /// Nothing from before `epoch` is left to be committed.

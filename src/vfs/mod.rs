@@ -410,7 +410,7 @@ pub struct Vfs {
     _memory: Option<Reservation>,
     /// Set once, by [`Vfs::drain`]: nothing is changed any more.
     stopping: AtomicBool,
-    /// Wakes whoever waits for a claim.
+    /// Wakes whoever waits for a claim, or for a name that is being asked for.
     released: tokio::sync::Notify,
     /// What was told of late of changes that could not be sent.
     unsent: Unsent,
@@ -425,8 +425,13 @@ struct Names {
     /// Files that have handles, or bytes that are not committed.
     open: HashMap<Ino, OpenFile>,
     claims: Claims,
+<<<<<<< HEAD
     /// Objects that keep what files still refer to though their own source is gone.
     helpers: Vec<Helper>,
+=======
+    /// Names that COS is being asked for, and on whose behalf.
+    asking: HashMap<(Ino, Name), Ctx>,
+>>>>>>> main
 }
 
 impl Vfs {
@@ -455,7 +460,11 @@ impl Vfs {
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
             unsent: Unsent::default(),
+<<<<<<< HEAD
             names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), helpers: Vec::new() }),
+=======
+            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), asking: HashMap::new() }),
+>>>>>>> main
             config,
             bucket,
             data,

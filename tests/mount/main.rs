@@ -31,4 +31,5 @@ mod lost;
 mod outage;
 mod posix;
 mod programs;
+mod requests;
 mod storms;

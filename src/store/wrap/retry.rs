@@ -407,7 +407,7 @@ fn is_another(head: &Head, gone: &ObjectVersion, ago: Duration) -> bool {
 }
 
 fn stored_by(head: Head) -> Stored {
-    Stored { version: head.version, crc64: head.crc64, last_modified: Some(head.last_modified), date: head.date }
+    Stored { version: head.version, crc64: head.crc64, last_modified: Some(head.last_modified), sse: head.meta.sse, date: head.date }
 }
 
 /// A body over several requests.
