@@ -425,13 +425,10 @@ struct Names {
     /// Files that have handles, or bytes that are not committed.
     open: HashMap<Ino, OpenFile>,
     claims: Claims,
-<<<<<<< HEAD
     /// Objects that keep what files still refer to though their own source is gone.
     helpers: Vec<Helper>,
-=======
     /// Names that COS is being asked for, and on whose behalf.
     asking: HashMap<(Ino, Name), Ctx>,
->>>>>>> main
 }
 
 impl Vfs {
@@ -460,11 +457,7 @@ impl Vfs {
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
             unsent: Unsent::default(),
-<<<<<<< HEAD
-            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), helpers: Vec::new() }),
-=======
-            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), asking: HashMap::new() }),
->>>>>>> main
+            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), helpers: Vec::new(), asking: HashMap::new() }),
             config,
             bucket,
             data,
