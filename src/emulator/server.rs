@@ -29,13 +29,14 @@ use super::casing::Cased;
 use super::clock::{self, Pacer};
 use super::config::{Account, Config};
 use super::error::{Failure, Outcome};
-use super::fault::{Action, Faults, Plan};
+use super::fault::{Action, Counted, Faults, Plan};
 use super::link::{Control, Link};
 use super::log::{Log, LogEntry, Record};
 use super::meta::text;
 use super::multipart::hex_of;
 use super::objects::http_date;
 use super::op::Op;
+use super::s3;
 use super::state::Store;
 use super::target::Target;
 use super::throttle::Throttle;
@@ -52,6 +53,8 @@ pub(super) struct Core {
     pub(super) link: RwLock<LinkSpeed>,
     pub(super) throttle: Throttle,
     serial: AtomicU64,
+    /// How many requests are being worked on.
+    pub(super) serving: AtomicU64,
     /// Objects being written at this moment, by bucket and key.
     writing: Mutex<HashMap<(String, Vec<u8>), u32>>,
 }
@@ -82,6 +85,7 @@ impl Core {
             link: RwLock::new(LinkSpeed::new(config.latency, config.bandwidth)),
             throttle: Throttle::new(config.rates.clone()),
             serial: AtomicU64::new(0),
+            serving: AtomicU64::new(0),
             writing: Mutex::default(),
             config,
             store,
@@ -134,7 +138,11 @@ impl Core {
     }
 
     async fn serve(self: Arc<Self>, request: Request<Incoming>, control: Arc<Control>) -> Served {
-        let (parts, body) = request.into_parts();
+        let _serving = Counted::begin(&self.serving);
+        let (mut parts, body) = request.into_parts();
+        if self.config.s3 {
+            s3::incoming(&mut parts.headers);
+        }
         if self.config.admin && parts.uri.path().starts_with("/_emulator/") {
             return self.admin(&parts, body, control).await;
         }
@@ -155,6 +163,7 @@ impl Core {
             now: clock::unix_now(),
             body: Some(body),
             body_timeout: self.config.limits.body_timeout,
+            etags: self.config.etags,
         };
         if !link.latency.is_zero() {
             clock::sleep(link.latency).await;
@@ -171,6 +180,10 @@ impl Core {
                 Ok(()) => self.authorised(&mut call, &parts.method, clock).await,
             },
         };
+        let hold = Action::Hold { answer: true };
+        if call.plan.has(&hold) {
+            self.faults.hold(call.target.op, &call.target.key, &hold).await;
+        }
         if call.plan.has(&Action::LoseAnswer) {
             return reset(&call);
         }
@@ -225,6 +238,10 @@ impl Core {
                     clock::sleep(delay).await;
                     continue;
                 }
+                Action::Hold { answer: false } => {
+                    self.faults.hold(call.target.op, &call.target.key, &action).await;
+                    continue;
+                }
                 Action::BlackHole => std::future::pending().await,
                 Action::ResetBefore => return Some(reset(call)),
                 Action::Raw { bytes } => {
@@ -275,7 +292,7 @@ impl Core {
         let signed = Signed { method: &method, path: &call.target.path, query: &call.target.query, headers: &call.headers };
         let rules = Rules { now, strict: self.config.strict_signatures, tokens_expired: call.plan.has(&Action::ExpireToken) };
         let accounts = self.accounts.read().clone();
-        if auth::verify(&accounts, signed, rules)?.is_none() && !self.config.anonymous {
+        if auth::verify(&accounts, signed, rules)?.is_none() && !self.config.anonymous && !self.config.s3 {
             self.check_anonymous(call)?;
         }
         let _writing = call.target.op.writes_object().then(|| Writing::begin(self, call));
@@ -358,7 +375,12 @@ impl Core {
 
     /// What every answer carries.
     fn common(&self, answer: Answer, record: &Record, clock: u64) -> Answer {
-        answer.header("x-cos-request-id", record.request_id()).header(SERVER, "tencent-cos").header(DATE, &http_date(clock))
+        let mut answer =
+            answer.header("x-cos-request-id", record.request_id()).header(SERVER, "tencent-cos").header(DATE, &http_date(clock));
+        if self.config.s3 {
+            s3::outgoing(&mut answer.headers);
+        }
+        answer
     }
 }
 

@@ -251,7 +251,7 @@ impl Content {
     async fn upload(&self, cx: &Ctx, attempt: &Attempt, sources: &[Option<Arc<Origin>>], planned: &[Planned]) -> Attempted {
         let Attempt { target, meta, snapshot, origin } = attempt;
         let upload = OpenUpload::open(&self.room, cx, &self.bucket, &target.key, meta.clone()).await?;
-        let senders = Semaphore::new(self.room.config.parallel_parts.max(1));
+        let senders = Semaphore::new(self.room.parts_at_once());
         let parts = stream::iter(planned.iter().cloned().zip(1..)).map(|(part, number)| {
             let (upload, senders) = (&upload, &senders);
             async move {
@@ -322,7 +322,13 @@ impl Content {
         if head.meta.token != unsettled.meta.token || head.version.size != unsettled.size {
             return Ok(());
         }
-        let stored = Stored { version: head.version, crc64: head.crc64, last_modified: Some(head.last_modified), date: head.date };
+        let stored = Stored {
+            version: head.version,
+            crc64: head.crc64,
+            last_modified: Some(head.last_modified),
+            sse: head.meta.sse,
+            date: head.date,
+        };
         let Unsettled { meta, generation, size, clean, .. } = unsettled;
         self.state.lock().settle_stream(meta.token.as_ref());
         self.switch(&stored.version, generation, size, &clean, &[]);
