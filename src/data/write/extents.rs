@@ -141,8 +141,8 @@ pub(crate) struct Extents<S> {
     /// Bytes of `map` in staged files.
     staged: u64,
     /// Bytes of `map` in an open upload.
-    uploaded: u64,
-    /// Bytes of `map` that are nowhere: holes, and ranges of other objects.
+    sent: u64,
+    /// Bytes of `map` that are holes, or in other objects.
     weightless: u64,
 }
 
@@ -161,7 +161,7 @@ impl<S: Clone + PartialEq> Extents<S> {
             map: BTreeMap::new(),
             memory: 0,
             staged: 0,
-            uploaded: 0,
+            sent: 0,
             weightless: 0,
         }
     }
@@ -192,7 +192,7 @@ impl<S: Clone + PartialEq> Extents<S> {
 
     /// Bytes in an open upload.
     pub(crate) fn uploaded(&self) -> u64 {
-        self.uploaded
+        self.sent
     }
 
     /// Whether the file differs from its base.
@@ -523,7 +523,7 @@ impl<S: Clone + PartialEq> Extents<S> {
         match place {
             Place::Memory(_) => &mut self.memory,
             Place::Staged(_) => &mut self.staged,
-            Place::Sent => &mut self.uploaded,
+            Place::Sent => &mut self.sent,
             Place::Elsewhere(..) | Place::Hole => &mut self.weightless,
         }
     }

@@ -1,8 +1,8 @@
 //! The write path: what a file has that its base has not, how that leaves, and what happens when memory is short.
 //!
 //! [`Content`] is one file's bytes, [`Room`] what all files of a mount share. Extents take what is written; `stream` sends full parts of a file
-//! while it is still being written, as many at once as `pace` finds best; `commit` makes the rest the object by `plan` and `upload`; `pressure` spills to
-//! `staging`; `lent` knows what files refer to of other objects.
+//! while it is still being written, as many at once as `pace` finds best; `commit` makes the rest the object by `plan` and `upload`; `pressure` spills to `staging`;
+//! `lent` knows what files refer to of other objects, `zeros` keeps what long holes are copied from.
 //!
 //! Two async locks per file: its gate (in `file.rs`) and [`Content::commits`]. Everything else is in [`State`] under a short lock. What is dropped
 //! under it (the last extent of a staged file, an upload given up) takes the short locks of staging, of the buffer pool and of the task group, which take none.
@@ -18,6 +18,7 @@ mod pressure;
 mod staging;
 mod stream;
 mod upload;
+mod zeros;
 
 use std::{
     collections::HashMap,
@@ -51,6 +52,7 @@ use plan::Limits;
 use pressure::Relief;
 use staging::Staging;
 use stream::Stream;
+use zeros::Zeros;
 
 pub(crate) use commit::copy_object;
 pub(crate) use extents::{Held, Piece, Where};
@@ -79,6 +81,8 @@ pub(crate) struct Room {
     files: Mutex<HashMap<u64, Weak<Content>>>,
     next_file: AtomicU64,
     lent: Lent,
+    /// Objects of zeros, the largest last. Held while one is made.
+    zeros: tokio::sync::Mutex<Vec<Zeros>>,
     commits: Arc<Counter>,
     spilled: Arc<Counter>,
 }
@@ -114,6 +118,8 @@ pub(crate) struct State {
     begun: u64,
     /// The last commit that ended, if it failed, and its number.
     failure: Option<(u64, Error)>,
+    /// Versions of other objects that `Lent` knows it to refer to.
+    refers: Vec<Tag>,
     /// A last request whose outcome is not known.
     unsettled: Option<Unsettled>,
     /// Tokens of writes that failed and may be there all the same: not somebody else's.
@@ -148,6 +154,7 @@ impl Room {
             files: Mutex::default(),
             next_file: AtomicU64::new(0),
             lent: Lent::default(),
+            zeros: tokio::sync::Mutex::default(),
             commits: metrics.counter("commits"),
             spilled: metrics.counter("spilled_bytes"),
         })
@@ -166,6 +173,7 @@ impl Room {
             running: None,
             begun: 0,
             failure: None,
+            refers: Vec::new(),
             unsettled: None,
             ours: Vec::new(),
             untold: None,
@@ -260,6 +268,6 @@ impl State {
 impl Drop for Content {
     fn drop(&mut self) {
         self.room.files.lock().remove(&self.number);
-        self.room.lent.given_back(&self.state.get_mut().extents.tags(), self.number);
+        self.room.lent.given_back(&self.state.get_mut().refers, self.number);
     }
 }
