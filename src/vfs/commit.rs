@@ -156,9 +156,13 @@ impl Vfs {
                 tracing::warn!(key = %target.key, %error, "the object was changed by somebody else; what was written here is kept and not sent");
                 Err(Error::Stale)
             }
-            OnConflict::LastWriter => Ok(file.commit(cx, Target { replaces: Replaces::Anything, ..target.clone() }).await?),
+            OnConflict::LastWriter => {
+                self.keep_base(cx, file).await;
+                Ok(file.commit(cx, Target { replaces: Replaces::Anything, ..target.clone() }).await?)
+            }
             OnConflict::KeepBoth => {
                 let Some((parent, beside, key)) = self.beside(ino)? else { return Err(Error::Stale) };
+                self.keep_base(cx, file).await;
                 tracing::warn!(key = %target.key, copy = %key, "the object was changed by somebody else; what was written here goes beside it");
                 let done = file.commit(cx, Target { key, replaces: Replaces::Absent, ..target.clone() }).await?;
                 let old = {
@@ -177,6 +181,13 @@ impl Vfs {
                 }
                 Ok(done)
             }
+        }
+    }
+
+    /// COS can copy nothing from a version that is gone, but what of it was read here can be sent. What was not is missed by the commit.
+    async fn keep_base(&self, cx: &Ctx, file: &Arc<File>) {
+        if let Err(error) = file.localise(cx).await {
+            tracing::debug!(%error, "not all of the old version is here");
         }
     }
 

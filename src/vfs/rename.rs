@@ -527,7 +527,11 @@ impl Vfs {
             facts.attributes.mtime = Some(facts.modified);
         }
         meta.token = Some(token.clone());
-        let stored = self.data.copy_object(cx, &self.bucket, &version, to, &meta, replaces).await?;
+        let stored = self.data.copy_object(cx, &self.bucket, &version, to, &meta, replaces).await.map_err(|error| match error {
+            // Not ESTALE: the kernel would begin again by itself, and replace what somebody else has written over our copy.
+            data::Error::Conflict => Error::Busy(format!("somebody else has written {to} meanwhile").into()),
+            error => error.into(),
+        })?;
         facts.modified = stored.last_modified.unwrap_or(stored.date);
         facts.origin = Some(stored.version.clone());
         self.index_made(&facts, &meta, &stored, stored.last_modified.is_some());
