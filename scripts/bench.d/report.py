@@ -104,7 +104,7 @@ def aims(figures):
     def aim(what, value, limit, unit="x", most=False):
         if value is not None:
             met = value <= limit if most else value >= limit
-            rows.append([what, f"{value:.2f}{unit}", "met" if met else "**missed**"])
+            rows.append([what, f"{value:.2f}{unit}" if isinstance(value, float) else f"{value}{unit}", "met" if met else "**missed**"])
 
     for name in ("dd", "cp"):
         curl = [figures.seconds(name, 0, one) for one in ("curl", "sdk")]
@@ -133,6 +133,18 @@ def aims(figures):
         if many:
             count = figures.found["workloads"]["small-16"]["count"]
             aim(f"16 writers, {latency} ms: at least 0.9 of 16 / latency a second", count / many / (16e3 / latency), 0.9)
+    for (workload, latency, contestant), row in figures.rows.items():
+        if contestant != "cosmount" or "requests" not in row:
+            continue
+        title, requests = f"`{workload}`" + (f", {latency} ms" if latency else ""), row["requests"]
+        if workload.startswith("small"):
+            aim(f"{title}: no request but a PUT a file", sum(requests.values()) - figures.found["workloads"][workload]["count"], 0, "", True)
+        if workload in ("edit-10g", "append-10g"):
+            aim(f"{title}: parts sent", requests.get("UploadPart", 0), 2 if workload == "edit-10g" else 1, "", True)
+            if latency == 10:
+                aim(f"{title}: seconds", row.get("median_seconds"), 1, " s", True)
+        if workload in ("copy", "copy-r"):
+            aim(f"{title}: bytes sent", row["sent"], 0, "", True)
     moved = figures.seconds("mv", 10, "cosmount")
     if moved:
         count = figures.found["workloads"]["mv"]["count"]
