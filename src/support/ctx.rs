@@ -49,6 +49,8 @@ pub struct Ctx {
     pub gid: Option<u32>,
     /// How urgent the call is.
     pub urgency: Urgency,
+    /// Whether its requests may take the places that are kept for operations of very many of them.
+    pub in_bulk: bool,
     patience: Duration,
     progress: Arc<Progress>,
 }
@@ -63,6 +65,8 @@ struct Progress {
     bytes: AtomicU64,
     /// Attempts since then that stood still.
     setbacks: AtomicU32,
+    /// Attempts that the store told to slow down.
+    throttled: AtomicU32,
 }
 
 impl Progress {
@@ -86,8 +90,16 @@ impl Ctx {
             uid,
             gid: None,
             urgency: Urgency::Demand,
+            in_bulk: false,
             patience,
-            progress: Arc::new(Progress { clock, start, last: AtomicU64::new(0), bytes: AtomicU64::new(0), setbacks: AtomicU32::new(0) }),
+            progress: Arc::new(Progress {
+                clock,
+                start,
+                last: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
+                setbacks: AtomicU32::new(0),
+                throttled: AtomicU32::new(0),
+            }),
         }
     }
 
@@ -99,6 +111,11 @@ impl Ctx {
     /// The same call, with another urgency and the same deadline.
     pub fn with_urgency(&self, urgency: Urgency) -> Self {
         Self { urgency, ..self.clone() }
+    }
+
+    /// The same call, whose requests are very many.
+    pub fn in_bulk(&self) -> Self {
+        Self { in_bulk: true, ..self.clone() }
     }
 
     /// A context with the same caller and patience whose deadline is its own: for work that outlives this call.
@@ -157,6 +174,16 @@ impl Ctx {
     /// How many attempts in a row stood still.
     pub fn setbacks(&self) -> u32 {
         self.progress.setbacks.load(Ordering::Relaxed)
+    }
+
+    /// The store told an attempt on behalf of the call to slow down.
+    pub fn slow_down(&self) {
+        self.progress.throttled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many attempts the store told to slow down.
+    pub fn slowed_down(&self) -> u32 {
+        self.progress.throttled.load(Ordering::Relaxed)
     }
 
     /// The instant at which the call gives up, unless something moves before.

@@ -393,7 +393,7 @@ pub struct Vfs {
     _memory: Option<Reservation>,
     /// Set once, by [`Vfs::drain`]: nothing is changed any more.
     stopping: AtomicBool,
-    /// Wakes whoever waits for a claim.
+    /// Wakes whoever waits for a claim, or for a name that is being asked for.
     released: tokio::sync::Notify,
     /// What was told of late of changes that could not be sent.
     unsent: Unsent,
@@ -408,6 +408,8 @@ struct Names {
     /// Files that have handles, or bytes that are not committed.
     open: HashMap<Ino, OpenFile>,
     claims: Claims,
+    /// Names that COS is being asked for, and on whose behalf.
+    asking: HashMap<(Ino, Name), Ctx>,
 }
 
 impl Vfs {
@@ -436,7 +438,7 @@ impl Vfs {
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
             unsent: Unsent::default(),
-            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default() }),
+            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), asking: HashMap::new() }),
             config,
             bucket,
             data,

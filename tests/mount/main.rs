@@ -17,7 +17,9 @@ mod common;
 #[path = "../common/liar.rs"]
 mod liar;
 
+mod conflicts;
 mod errors;
+mod exclusive;
 mod foreign;
 mod hedge;
 mod hostile;
@@ -27,3 +29,6 @@ mod lost;
 mod outage;
 mod posix;
 mod programs;
+mod requests;
+mod storms;
+mod streaming;

@@ -14,8 +14,8 @@ use crate::cli::{Failure, SYSTEM, USAGE, environment};
 use crate::mount::daemon::{self, Restart};
 use crate::mount::{Access, Account, Source, account};
 use crate::store::{
-    Bucket, CommitToken, CosConfig, ETag, Error, Key, Kind, ListRequest, Meta, ObjectVersion, Payload, Replaces, Result as Stored,
-    cos::Credentials,
+    Bucket, Capabilities, CommitToken, CosConfig, ETag, Error, Key, Kind, ListRequest, Meta, ObjectVersion, Payload, Replaces,
+    Result as Stored, cos::Credentials,
 };
 use crate::support::{Clock, Ctx, Metrics, SystemClock};
 
@@ -79,6 +79,7 @@ pub(in crate::cli) fn check(typed: &CheckCredentials, words: &[OsString]) -> Res
         endpoints: typed.endpoint.clone(),
         path_style: typed.path_style,
         hedging: false,
+        limits: Capabilities::cos(),
         proxies: environment::proxies(&secrets).map_err(|error| Failure::new(USAGE, anyhow!(error)))?,
         ca_file: typed.ca_file.clone(),
         connections: CosConfig::CONNECTIONS,

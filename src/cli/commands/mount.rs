@@ -19,6 +19,7 @@ use crate::mount::advice::Fault;
 use crate::mount::daemon::{self, Launched, Parent, Restart};
 use crate::mount::telemetry::{self, Log, LogTo};
 use crate::mount::{self, Access, Audience, DataConfig, Left, Running, Settings, Staging, VfsConfig, check_mount_point};
+use crate::store::Capabilities;
 use crate::support::ByteSize;
 
 /// Values of [`environment::CHILD`].
@@ -157,6 +158,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
             connections: mount.connections,
             proxies: environment::proxies(&credentials).map_err(anyhow::Error::msg)?,
             hedging: true,
+            limits: Capabilities::cos(),
             credentials: environment::sources(mount.credentials.as_ref(), mount.profile.as_deref(), &credentials)?,
         },
         audience: match (mount.allow_other, mount.allow_root) {
@@ -171,7 +173,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
         staging,
         staging_limit,
         // The limit of staging is filled in when the disk is known.
-        data: DataConfig { part_size: mount.part_size, ..DataConfig::default() },
+        data: DataConfig { part_size: mount.part_size, most_parallel_parts: mount.connections, ..DataConfig::default() },
         vfs: VfsConfig {
             prefix: String::new(),
             mount_id: String::new(),
