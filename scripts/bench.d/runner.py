@@ -98,7 +98,8 @@ class Bench:
         except host.Over:
             result["over"], told = self.options.limit, f"> {self.options.limit} s"
         except (RuntimeError, OSError) as error:
-            result["error"], told = str(error), f"failed: {error}"
+            why = str(error).replace(self.scratch, "…").replace(self.inputs.directory, "…")
+            result["error"], told = why, f"failed: {why}"
         print(f"{workload.name:9} {latency:3} ms  {contestant.name:9} {told}", file=sys.stderr, flush=True)
 
     def upload(self, contestant, workload, latency, result):
