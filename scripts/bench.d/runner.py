@@ -198,7 +198,8 @@ class Bench:
         shown = {name: {"title": one.title, "size": one.size, "count": one.count, "unit": one.unit, "memory": one.memory}
                  for name, one in self.workloads.items() if name in {row["workload"] for row in rows}}
         return {
-            "title": self.suite.TITLE, "command": self.options.command, "commit": commit + (" and changes not committed" if dirty else ""),
+            "title": self.suite.TITLE, "command": self.options.command,
+            "commit": os.environ.get("COSMOUNT_BENCH_COMMIT") or commit + (" and changes not committed" if dirty else ""),
             "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": host.machine(), "rounds": self.options.rounds,
             "limit": self.options.limit, "latencies": self.options.latencies, "versions": versions(self), "notes": self.notes,
             "contestants": {name: one.title for name, one in contestants.EVERYBODY.items()}, "workloads": shown, "results": rows,
