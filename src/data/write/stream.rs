@@ -354,8 +354,7 @@ impl Content {
             (upload, attempt)
         };
         let generation = attempt.snapshot.generation;
-        self.send_tail(cx, &upload, generation);
-        if let Err(late) = self.wait_until(cx, Stream::is_still).await {
+        if let Err(late) = self.send_tail(cx, &upload, generation).await {
             self.state.lock().stream.failed = Some(Error::Streaming);
             return Err(late);
         }
@@ -403,24 +402,34 @@ impl Content {
         }
     }
 
-    /// Sends the first parts of a commit's tail beside those that are on their way: waiting for these would cost a close(2) one more round trip.
-    fn send_tail(self: &Arc<Self>, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) {
-        let mut next = self.state.lock().stream.tail.unwrap_or(usize::MAX);
-        loop {
-            let (place, lane) = {
-                let mut state = self.state.lock();
-                let stream = &mut state.stream;
-                let Some(lane) = (next < stream.parts.len()).then(|| self.room.pace.lane(stream.in_flight)).flatten() else { return };
-                stream.in_flight += 1;
-                (Place { upload_number: stream.upload_number, index: next, generation }, lane)
+    /// Sends the tail of a commit at the stream's pace and waits until nothing is on its way. The first parts of it go beside those before them:
+    /// waiting for these would cost a close(2) one more round trip. Ends early if a part fails.
+    async fn send_tail(self: &Arc<Self>, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) -> Result<()> {
+        let first = self.state.lock().stream.tail.unwrap_or(usize::MAX);
+        for next in first.. {
+            let (place, lane) = loop {
+                let busy = {
+                    let mut state = self.state.lock();
+                    let stream = &mut state.stream;
+                    if next >= stream.parts.len() || stream.failed.is_some() {
+                        drop(state);
+                        return self.wait_until(cx, Stream::is_still).await;
+                    }
+                    if let Some(lane) = self.room.pace.lane(stream.in_flight) {
+                        stream.in_flight += 1;
+                        break (Place { upload_number: stream.upload_number, index: next, generation }, lane);
+                    }
+                    stream.in_flight
+                };
+                self.wait_until(cx, |stream| stream.in_flight < busy).await?;
             };
-            next += 1;
             let upload = Arc::clone(upload);
             self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place, Some(lane)).await });
         }
+        Ok(())
     }
 
-    /// Sends every part that has no answer yet.
+    /// Sends every part that has no answer yet: those that failed, and what was behind them.
     async fn send_rest(&self, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) -> Result<()> {
         let missing: Vec<Place> = {
             let state = self.state.lock();
