@@ -27,8 +27,9 @@ use crate::store::{Bucket, Key, Meta, ObjectVersion, Replaces, Stored};
 use crate::support::{Budget, ByteSize, Clock, Ctx, Metrics, TaskGroup};
 
 pub use error::Error;
-pub use file::{At, File, Frozen, Written};
+pub use file::{At, File, Frozen, HeldBytes, Written};
 pub use read::Reader;
+pub use write::Referred;
 
 /// What a call of this room returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -118,6 +119,17 @@ impl Data {
         replaces: &Replaces,
     ) -> Result<Stored> {
         write::copy_object(&self.room, cx, bucket, source, to, meta, replaces).await
+    }
+
+    /// Bytes of `version` that files refer to whose copy of them is not committed.
+    pub fn lent_bytes(&self, bucket: &Arc<dyn Bucket>, version: &ObjectVersion) -> u64 {
+        self.room.lent_bytes(cache::Tag::new(bucket.name(), version))
+    }
+
+    /// Fetches into memory or staging what files refer to of `version`, so that it may go. [`Error::NoRoom`] if it does not fit.
+    pub async fn secure_lent(&self, cx: &Ctx, bucket: &Arc<dyn Bucket>, version: &ObjectVersion) -> Result<()> {
+        let origin = read::Origin::new(Arc::clone(bucket), version.clone());
+        self.room.secure_lent(cx, &origin, &[]).await
     }
 
     /// Bytes of files that are dirty now, in memory and staging together.

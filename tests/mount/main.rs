@@ -17,14 +17,21 @@ mod common;
 #[path = "../common/liar.rs"]
 mod liar;
 
+mod conflicts;
+mod copies;
+mod edits;
 mod errors;
+mod exclusive;
 mod foreign;
 mod hedge;
 mod hostile;
+mod kept;
 mod kernel;
 mod limits;
 mod lost;
 mod outage;
 mod posix;
 mod programs;
+mod requests;
+mod storms;
 mod streaming;

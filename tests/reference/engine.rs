@@ -1,7 +1,6 @@
 //! Runs operations on both sides, compares after each, and shrinks what differs.
 
 use std::{
-    fmt::Write,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -86,7 +85,8 @@ fn search(world: &mut dyn World, pair: &mut Pair, seed: u64, count: usize) -> Re
         }
     }
     let seconds = started.elapsed().as_secs_f64();
-    crate::record(&format!("- seed {seed}: {count} operations in {seconds:.0} s without a difference ({})", census(&steps)));
+    crate::record(&format!("- seed {seed}: {count} operations in {seconds:.0} s without a difference"));
+    println!("    {}", census(&steps));
     Ok(())
 }
 
@@ -175,7 +175,7 @@ impl Pair {
 
     /// Does one operation on both sides; says whether it succeeded, or how the sides differ.
     fn apply(&mut self, world: &mut dyn World, step: &Step) -> Result<bool, String> {
-        if self.unsettled && step.action.is_about_times() {
+        if self.unsettled && step.action.needs_settled_pages() {
             self.both(|side| json!(side.tell_all(&json!({ "op": "settle" }))))?;
             self.unsettled = false;
         }
@@ -221,9 +221,7 @@ impl Pair {
         if tested == reference {
             return Ok(tested);
         }
-        let mut what = String::new();
-        write!(what, "tested:    {tested}\n    reference: {reference}").unwrap();
-        Err(what)
+        Err(format!("tested:    {tested}\n    reference: {reference}"))
     }
 }
 

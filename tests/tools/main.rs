@@ -1,4 +1,4 @@
-//! Test programs that others wrote, on a real mount: fsx and pjdfstest.
+//! Programs that measure and test, on a real mount: fsx and pjdfstest, which others wrote, and `scripts/bench`.
 //!
 //! `scripts/check` and `scripts/soak` install them in `target/tools`; without them these tests fail and say so. What a run gave is printed, and
 //! appended to the file that `COSMOUNT_RESULT` names.
@@ -19,6 +19,7 @@ use std::{
 
 use common::Mounted;
 
+mod bench;
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
@@ -53,10 +54,10 @@ fn record(result: &str) {
 /// One file written, mapped, truncated, copied within and read back at random, compared at every read.
 #[test]
 fn fsx_reads_what_it_wrote() {
-    let operations = setting("COSMOUNT_FSX_OPS", "2000");
-    let mount = Mounted::builder().arg("--part-size=1M").arg("--memory-limit=64M").start();
+    let operations = setting("COSMOUNT_FSX_OPS", "5000");
+    let mount = Mounted::builder().arg("--part-size=1M").arg("--memory-limit=32M").start();
     let artifacts = tempfile::tempdir().unwrap();
-    for seed in setting("COSMOUNT_FSX_SEEDS", "1,2,3").split(',') {
+    for seed in setting("COSMOUNT_FSX_SEEDS", "1,2,3,4").split(',') {
         let started = Instant::now();
         let mut fsx = Command::new(tool("fsx"));
         fsx.arg("-f").arg(beside("fsx.toml")).args(["-N", &operations, "-S", seed, "-q", "-P"]).arg(artifacts.path());
