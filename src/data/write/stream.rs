@@ -405,28 +405,27 @@ impl Content {
     /// Sends the tail of a commit at the stream's pace and waits until nothing is on its way. The first parts of it go beside those before them:
     /// waiting for these would cost a close(2) one more round trip. Ends early if a part fails.
     async fn send_tail(self: &Arc<Self>, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) -> Result<()> {
-        let first = self.state.lock().stream.tail.unwrap_or(usize::MAX);
-        for next in first.. {
-            let (place, lane) = loop {
-                let busy = {
-                    let mut state = self.state.lock();
-                    let stream = &mut state.stream;
-                    if next >= stream.parts.len() || stream.failed.is_some() {
-                        drop(state);
-                        return self.wait_until(cx, Stream::is_still).await;
-                    }
-                    if let Some(lane) = self.room.pace.lane(stream.in_flight) {
-                        stream.in_flight += 1;
-                        break (Place { upload_number: stream.upload_number, index: next, generation }, lane);
-                    }
-                    stream.in_flight
-                };
-                self.wait_until(cx, |stream| stream.in_flight < busy).await?;
+        let mut next = self.state.lock().stream.tail.unwrap_or(usize::MAX);
+        loop {
+            let (left, busy, sending) = {
+                let mut state = self.state.lock();
+                let stream = &mut state.stream;
+                let left = next < stream.parts.len() && stream.failed.is_none();
+                let lane = if left { self.room.pace.lane(stream.in_flight) } else { None };
+                let busy = stream.in_flight;
+                stream.in_flight += usize::from(lane.is_some());
+                (left, busy, lane.map(|lane| (Place { upload_number: stream.upload_number, index: next, generation }, lane)))
             };
-            let upload = Arc::clone(upload);
-            self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place, Some(lane)).await });
+            match sending {
+                Some((place, lane)) => {
+                    let upload = Arc::clone(upload);
+                    self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place, Some(lane)).await });
+                    next += 1;
+                }
+                None if left => self.wait_until(cx, |stream| stream.in_flight < busy).await?,
+                None => return self.wait_until(cx, Stream::is_still).await,
+            }
         }
-        Ok(())
     }
 
     /// Sends every part that has no answer yet: those that failed, and what was behind them.
