@@ -354,8 +354,7 @@ impl Content {
             (upload, attempt)
         };
         let generation = attempt.snapshot.generation;
-        self.send_tail(cx, &upload, generation);
-        if let Err(late) = self.wait_until(cx, Stream::is_still).await {
+        if let Err(late) = self.send_tail(cx, &upload, generation).await {
             self.state.lock().stream.failed = Some(Error::Streaming);
             return Err(late);
         }
@@ -403,24 +402,33 @@ impl Content {
         }
     }
 
-    /// Sends the first parts of a commit's tail beside those that are on their way: waiting for these would cost a close(2) one more round trip.
-    fn send_tail(self: &Arc<Self>, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) {
+    /// Sends the tail of a commit at the stream's pace and waits until nothing is on its way. The first parts of it go beside those before them:
+    /// waiting for these would cost a close(2) one more round trip. Ends early if a part fails.
+    async fn send_tail(self: &Arc<Self>, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) -> Result<()> {
         let mut next = self.state.lock().stream.tail.unwrap_or(usize::MAX);
         loop {
-            let (place, lane) = {
+            let (left, busy, sending) = {
                 let mut state = self.state.lock();
                 let stream = &mut state.stream;
-                let Some(lane) = (next < stream.parts.len()).then(|| self.room.pace.lane(stream.in_flight)).flatten() else { return };
-                stream.in_flight += 1;
-                (Place { upload_number: stream.upload_number, index: next, generation }, lane)
+                let left = next < stream.parts.len() && stream.failed.is_none();
+                let lane = if left { self.room.pace.lane(stream.in_flight) } else { None };
+                let busy = stream.in_flight;
+                stream.in_flight += usize::from(lane.is_some());
+                (left, busy, lane.map(|lane| (Place { upload_number: stream.upload_number, index: next, generation }, lane)))
             };
-            next += 1;
-            let upload = Arc::clone(upload);
-            self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place, Some(lane)).await });
+            match sending {
+                Some((place, lane)) => {
+                    let upload = Arc::clone(upload);
+                    self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place, Some(lane)).await });
+                    next += 1;
+                }
+                None if left => self.wait_until(cx, |stream| stream.in_flight < busy).await?,
+                None => return self.wait_until(cx, Stream::is_still).await,
+            }
         }
     }
 
-    /// Sends every part that has no answer yet.
+    /// Sends every part that has no answer yet: those that failed, and what was behind them.
     async fn send_rest(&self, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) -> Result<()> {
         let missing: Vec<Place> = {
             let state = self.state.lock();
