@@ -173,6 +173,7 @@ pub fn account(access: &Access, bucket: Option<&BucketName>, metrics: &Metrics, 
         ca_file: access.ca_file.clone(),
         connections: access.connections,
         hedging: access.hedging,
+        limits: access.limits.clone(),
     };
     let service = store::open_cos(config, metrics, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
     Ok(Account { service, credentials })

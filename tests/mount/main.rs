@@ -32,3 +32,4 @@ mod posix;
 mod programs;
 mod requests;
 mod storms;
+mod streaming;

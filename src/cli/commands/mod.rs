@@ -28,7 +28,7 @@ use crate::cli::args::Reach;
 use crate::cli::{Failure, SYSTEM, USAGE, environment};
 use crate::mount::daemon::{self, Restart, Served};
 use crate::mount::{Access, Mounted, Source};
-use crate::store::CosConfig;
+use crate::store::{Capabilities, CosConfig};
 
 /// How the account is reached. `secrets` are the variables with credentials and their values.
 fn access(reach: &Reach, source: Option<&Source>, secrets: &[(String, String)]) -> anyhow::Result<Access> {
@@ -40,6 +40,7 @@ fn access(reach: &Reach, source: Option<&Source>, secrets: &[(String, String)]) 
         connections: CosConfig::CONNECTIONS,
         proxies: environment::proxies(secrets).map_err(anyhow::Error::msg)?,
         hedging: false,
+        limits: Capabilities::cos(),
         credentials: environment::sources(reach.credentials.as_ref(), reach.profile.as_deref(), secrets)?,
     })
 }

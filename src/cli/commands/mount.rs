@@ -157,7 +157,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
         staging,
         staging_limit,
         // The limit of staging is filled in when the disk is known.
-        data: DataConfig { part_size: mount.part_size, ..DataConfig::default() },
+        data: DataConfig { part_size: mount.part_size, most_parallel_parts: mount.connections, ..DataConfig::default() },
         vfs: VfsConfig {
             prefix: String::new(),
             mount_id: String::new(),
