@@ -419,7 +419,7 @@ fn a_storm_of_refusals_loses_nothing() {
                     })
                 })
                 .collect();
-            thread::sleep(Duration::from_millis(300));
+            assert!(wait(Duration::from_secs(20), || mount.keys("").len() >= 4), "some are written before");
             let fault = mount.fault(refuse_writes(status, code));
             thread::sleep(Duration::from_secs(seconds));
             // While it lasts: what is not there is listed.
