@@ -10,6 +10,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 
+/// What a copied part's ETag is the MD5 of, at most.
+const LARGE: u64 = 64 << 20;
+
 /// Immutable bytes in pieces. Cloning is cheap.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
@@ -80,19 +83,33 @@ impl Content {
         }
     }
 
-    /// CRC-64/XZ of everything. A block named many times in a row is read once.
+    /// CRC-64/XZ of everything. A block named many times in a row is read once, and its repetitions are combined by doubling.
     pub(super) fn crc(&self) -> u64 {
-        let mut total = 0;
-        let mut last: Option<(*const u8, usize, u64)> = None;
-        for piece in self.pieces() {
-            let crc = match last {
-                Some((at, len, crc)) if at == piece.as_ptr() && len == piece.len() => crc,
-                _ => crc64(piece),
-            };
-            last = Some((piece.as_ptr(), piece.len(), crc));
-            total = combine_crc(total, crc, piece.len() as u64);
+        let same = |(_, one): &(u64, Bytes), (_, other): &(u64, Bytes)| one.as_ptr() == other.as_ptr() && one.len() == other.len();
+        let runs = self.pieces.chunk_by(same).filter_map(|run| Some((&run.first()?.1, run.len())));
+        runs.fold(0, |total, (block, mut times)| {
+            let (mut total, mut crc, mut len) = (total, crc64(block), block.len() as u64);
+            while times > 0 {
+                if times % 2 == 1 {
+                    total = combine_crc(total, crc, len);
+                }
+                (crc, len, times) = (combine_crc(crc, crc, len), len * 2, times / 2);
+            }
+            total
+        })
+    }
+
+    /// MD5 of everything, or of its CRC and length where that would take seconds.
+    pub(super) fn md5(&self) -> md5::digest::Output<md5::Md5> {
+        use md5::Digest;
+        let mut md5 = md5::Md5::new();
+        if self.len > LARGE {
+            md5.update(self.crc().to_le_bytes());
+            md5.update(self.len.to_le_bytes());
+        } else {
+            self.pieces().for_each(|piece| md5.update(piece));
         }
-        total
+        md5.finalize()
     }
 }
 
@@ -153,6 +170,10 @@ mod tests {
         let content = Content::repeated(&Bytes::from_static(b"0123456789"), 34);
         assert_eq!(&content.to_bytes()[..], b"0123456789012345678901234567890123");
         assert_eq!(content.crc(), crc64(&content.to_bytes()));
+        for len in [1u64, 10, 99, 1000] {
+            let content = Content::repeated(&Bytes::from_static(b"0123456789"), len);
+            assert_eq!(content.crc(), crc64(&content.to_bytes()));
+        }
         assert_eq!(Content::repeated(&Bytes::new(), 5).len(), 0);
     }
 }

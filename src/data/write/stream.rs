@@ -23,7 +23,7 @@ use super::{
     Content, State, Where,
     commit::{self, Attempt, Unsettled},
     pace::Lane,
-    plan::{How, Limits, Planned},
+    plan::{BASE, How, Limits, Planned},
     upload::{Assembly, OpenUpload},
 };
 use crate::data::{Committed, Error, Result, Target};
@@ -253,7 +253,7 @@ impl Content {
                 _ if stream.upload_number != upload_number => None,
                 Ok(upload) => {
                     for range in halves(0..stream.cut, largest) {
-                        stream.parts.push(Going { planned: Planned { range, how: How::Copy }, answered: None });
+                        stream.parts.push(Going { planned: Planned { how: How::Copy(BASE, range.start), range }, answered: None });
                     }
                     stream.in_flight += stream.parts.len();
                     stream.phase = Phase::Open(Arc::clone(&upload));
@@ -363,7 +363,7 @@ impl Content {
             self.take_back();
             return Err(self.lost(&upload, error));
         }
-        let completed = match self.check_unchanged(cx, target).await {
+        let completed = match self.check_unchanged(cx, target, &attempt.snapshot.pieces).await {
             Ok(()) => upload.complete(cx, &self.answers(), &target.replaces).await,
             Err(error) => Err(error.into()),
         };
