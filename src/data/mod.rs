@@ -45,6 +45,8 @@ pub struct Config {
     pub largest_window: ByteSize,
     /// Most bytes that staging may hold.
     pub staging_limit: ByteSize,
+    /// Prefix of the keys of objects of zeros, of which long holes are copied; `None`: all are sent.
+    pub zeros: Option<String>,
     /// A defect that the differential tester is to find; `None` but in its tests.
     pub(crate) defect: Option<Defect>,
 }
@@ -68,6 +70,7 @@ impl Default for Config {
             parallel_parts: 4,
             largest_window: ByteSize::mib(32),
             staging_limit: ByteSize::gib(10),
+            zeros: None,
             defect: None,
         }
     }
@@ -116,6 +119,11 @@ impl Data {
         replaces: &Replaces,
     ) -> Result<Stored> {
         write::copy_object(&self.room, cx, bucket, source, to, meta, replaces).await
+    }
+
+    /// Removes helper objects of this room: no more files are committed. The last call of a mount.
+    pub async fn let_go(&self, cx: &Ctx) {
+        self.room.let_go(cx).await;
     }
 
     /// Bytes of `version` that files refer to whose copy of them is not committed.

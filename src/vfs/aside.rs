@@ -134,6 +134,7 @@ impl Vfs {
             names.open.values_mut().filter_map(|open| open.helper.take()).chain(lent).collect()
         };
         stream::iter(helpers).for_each_concurrent(REMOVED_AT_ONCE, |helper| self.remove_helper(helper)).await;
+        self.data.let_go(&Ctx::background(Arc::clone(&self.clock), PATIENCE)).await;
     }
 
     async fn remove_helper(&self, Helper { version, noted }: Helper) {

@@ -57,7 +57,7 @@ use aside::Helper;
 use claims::Claims;
 use handles::{Handles, OpenFile};
 use index::Index;
-use keymap::{KeyMap, Name};
+use keymap::{KeyMap, Name, RESERVED};
 use meta::Attributes;
 use tree::{Facts, Local, Nameless, Place, Tree};
 use unsent::Unsent;
@@ -390,6 +390,11 @@ pub struct Left {
     pub files: usize,
     /// Their dirty bytes.
     pub bytes: u64,
+}
+
+/// Prefix of the keys of a mount's objects of zeros.
+pub fn zeros_prefix(prefix: &str, mount_id: &str) -> String {
+    format!("{prefix}{RESERVED}/zeros/{mount_id}/")
 }
 
 /// The file system of one mount. One method per operation, named as POSIX names it, each in the file of its kind; all may be dropped at any await.

@@ -154,6 +154,25 @@ fn edits_of_any_kind_above_5_gib_cost_their_runs() {
 }
 
 #[test]
+fn a_long_hole_is_copied_from_an_object_of_zeros_that_goes_with_the_mount() {
+    let mut mount = Mounted::new();
+    sh(mount.path(), "truncate -s 300M f; echo end >> f; truncate -s 200M g");
+    let (_, bytes) = sent(&mount);
+    assert!(bytes <= 8 * MIB + MIB + 4, "{bytes} bytes");
+    assert_eq!(mount.keys(".cosmount/").len(), 1);
+    let object = mount.object("f");
+    assert_eq!((object.len() as u64, &object[300 * MIB as usize..]), (300 * MIB + 4, &b"end\n"[..]));
+    assert!(object[..300 * MIB as usize].iter().all(|byte| *byte == 0));
+    assert!(mount.object("g").iter().all(|byte| *byte == 0) && mount.object("g").len() as u64 == 200 * MIB);
+    // Somebody tidies up: the next hole has a new one.
+    mount.delete(&mount.keys(".cosmount/")[0]);
+    sh(mount.path(), "truncate -s 100M h");
+    assert!(mount.object("h").len() as u64 == 100 * MIB);
+    mount.unmount();
+    assert_eq!(mount.keys(""), ["f", "g", "h"]);
+}
+
+#[test]
 fn a_hole_in_a_large_object_and_cuts_of_it_move_little() {
     let mount = Mounted::new();
     mount.put_pattern("f", 6 * GIB);

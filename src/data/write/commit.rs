@@ -24,6 +24,7 @@ use super::{
     extents::Snapshot,
     plan::{self, BASE, How, Plan, Planned, Span},
     upload::{self, Assembly, Attempted, OpenUpload, Refused},
+    zeros,
 };
 use crate::data::{Committed, Defect, Error, Result, Target, cache::Tag, read::Origin};
 
@@ -33,6 +34,9 @@ use crate::support::{Ctx, Urgency};
 
 /// Holes up to this length enter the cache with the bytes around them.
 const SMALL_HOLE: u64 = 64 << 10;
+/// The number of the object of zeros among those that are copied from, and the first of the others.
+const ZEROS_OBJECT: usize = BASE + 1;
+const OTHERS: usize = ZEROS_OBJECT + 1;
 /// Part copies of one object at once: they cost this host nothing.
 const COPIES_AT_ONCE: usize = 32;
 /// How often a commit begins anew because what it copied from has moved.
@@ -180,19 +184,10 @@ impl Content {
         loop {
             tries -= 1;
             match self.try_gather(cx, target.clone()).await {
-                Err((Error::SourceGone, tags)) if tries > 0 && self.refers_elsewhere(cx, &tags).await? => {}
+                Err((Error::SourceGone, tags)) if tries > 0 && self.refers_elsewhere(cx, &tags).await? => self.room.forget_zeros().await,
                 made => return made.map_err(|(error, _)| error),
             }
         }
-    }
-
-    /// Whether the file refers to other versions than these by now (difficulty 6).
-    pub(crate) async fn refers_elsewhere(&self, cx: &Ctx, tags: &[Tag]) -> Result<bool> {
-        for tag in tags {
-            self.await_lender(cx, *tag).await?;
-        }
-        let now = self.state.lock().extents.tags();
-        Ok(tags.iter().any(|tag| !now.contains(tag)))
     }
 
     /// One try; with its error the versions it would have copied from.
@@ -209,7 +204,8 @@ impl Content {
                 .for_each(|p| p.place = Where::Hole);
         }
         let meta = self.room.marked(&target.carried(true));
-        let (spans, sources) = spans(&snapshot.pieces, origin.as_ref());
+        let zeros = self.room.zeros_for(cx, &self.bucket, &snapshot.pieces).await;
+        let (spans, sources) = spans(&snapshot.pieces, origin.as_ref(), zeros.as_ref());
         let plan = plan::plan(&spans, self.limits());
         let attempt = Attempt { target, meta, snapshot, origin };
         let made = match (self.whole(&attempt.snapshot), plan) {
@@ -221,7 +217,7 @@ impl Content {
         match made {
             Ok(stored) => Ok(self.succeeded(attempt, stored)),
             Err(refused) => {
-                let tags = sources.iter().flatten().map(|origin| origin.tag).collect();
+                let tags = sources.iter().skip(ZEROS_OBJECT).flatten().map(|origin| origin.tag).collect();
                 Err((self.failed(&attempt, refused), tags))
             }
         }
@@ -365,18 +361,21 @@ impl Content {
     fn switch(&self, version: &ObjectVersion, generation: u64, size: u64, clean: &[Range<u64>], written: &[Piece<Arc<StagedFile>>]) {
         let origin = Origin::new(Arc::clone(&self.bucket), version.clone());
         let tag = origin.tag;
-        let (old, tags) = {
+        // First those who refer to the old base: who is told that it is gone looks which one this file has.
+        let old = self.state.lock().origin.clone();
+        if let Some(old) = &old {
+            self.room.carry_lent(old.tag, &origin, clean);
+        }
+        {
             let mut state = self.state.lock();
-            let tags = state.extents.tags();
             state.extents.committed(generation, size);
             state.ours.clear();
-            (state.origin.replace(Arc::clone(&origin)), tags)
-        };
-        self.give_back(&tags);
+            state.origin = Some(origin);
+        }
+        self.give_back();
         let blocks = &self.room.blocks;
         if let Some(old) = old {
             blocks.memory.carry(old.tag, tag, size, clean);
-            self.room.carry_lent(old.tag, &origin, clean);
         }
         for (at, bytes) in written_runs(written) {
             blocks.keep(tag, size, at, &bytes);
@@ -418,15 +417,25 @@ impl State {
     }
 }
 
-/// What `pieces` are to the planner, and the objects that its plan will name, the base first.
-fn spans(pieces: &[Piece<Arc<StagedFile>>], base: Option<&Arc<Origin>>) -> (Vec<(Range<u64>, Span)>, Vec<Option<Arc<Origin>>>) {
-    let mut sources: Vec<Option<Arc<Origin>>> = vec![base.cloned()];
-    let span = |piece: &Piece<_>| {
+/// What `pieces` are to the planner, and the objects that its plan will name: the base, the object of zeros, others.
+fn spans(
+    pieces: &[Piece<Arc<StagedFile>>],
+    base: Option<&Arc<Origin>>,
+    zeros: Option<&Arc<Origin>>,
+) -> (Vec<(Range<u64>, Span)>, Vec<Option<Arc<Origin>>>) {
+    let mut sources: Vec<Option<Arc<Origin>>> = vec![base.cloned(), zeros.cloned()];
+    let mut spans = Vec::with_capacity(pieces.len());
+    for piece in pieces {
         let span = match &piece.place {
             Where::Base => Span::Of(BASE, piece.range.start),
+            Where::Hole if let Some(zeros) = zeros => {
+                spans.extend(zeros::repeats(piece.range.clone(), zeros).map(|range| (range, Span::Of(ZEROS_OBJECT, 0))));
+                continue;
+            }
             Where::Elsewhere(origin, from) => {
-                let known = sources.iter().skip(1).position(|source| source.as_ref().is_some_and(|source| source.tag == origin.tag));
-                let source = known.map_or(sources.len(), |at| at + 1);
+                let is_it = |source: &Option<Arc<Origin>>| source.as_ref().is_some_and(|source| source.tag == origin.tag);
+                let known = sources.iter().skip(OTHERS).position(is_it).map(|at| at + OTHERS);
+                let source = known.unwrap_or(sources.len());
                 if known.is_none() {
                     sources.push(Some(Arc::clone(origin)));
                 }
@@ -434,9 +443,9 @@ fn spans(pieces: &[Piece<Arc<StagedFile>>], base: Option<&Arc<Origin>>) -> (Vec<
             }
             _ => Span::Ours,
         };
-        (piece.range.clone(), span)
-    };
-    (pieces.iter().map(span).collect(), sources)
+        spans.push((piece.range.clone(), span));
+    }
+    (spans, sources)
 }
 
 fn base_ranges(pieces: &[Piece<Arc<StagedFile>>]) -> Vec<Range<u64>> {

@@ -30,15 +30,8 @@ const STEP: u64 = 1 << 20;
 /// Versions that are referred to, and by whom.
 #[derive(Debug, Default)]
 pub(super) struct Lent {
-    versions: Mutex<HashMap<Tag, Version>>,
-}
-
-#[derive(Debug)]
-struct Version {
-    /// The file whose version it was.
-    lender: Weak<Content>,
-    /// By number.
-    borrowers: HashMap<u64, Weak<Content>>,
+    /// Files by number.
+    borrowers: Mutex<HashMap<Tag, HashMap<u64, Weak<Content>>>>,
 }
 
 /// What became of a range that was to be referred to.
@@ -51,36 +44,25 @@ pub enum Referred {
 }
 
 impl Lent {
-    fn note(&self, tag: Tag, lender: &Arc<Content>, borrower: &Arc<Content>) {
-        let mut versions = self.versions.lock();
-        let version = versions.entry(tag).or_insert_with(|| Version { lender: Arc::downgrade(lender), borrowers: HashMap::new() });
-        version.borrowers.insert(borrower.number, Arc::downgrade(borrower));
+    fn note(&self, tag: Tag, borrower: &Arc<Content>) {
+        self.borrowers.lock().entry(tag).or_default().insert(borrower.number, Arc::downgrade(borrower));
     }
 
-    fn borrowers(&self, tag: Tag) -> Vec<Arc<Content>> {
-        self.versions.lock().get(&tag).map_or_else(Vec::new, |version| version.borrowers.values().filter_map(Weak::upgrade).collect())
-    }
-
-    fn lender(&self, tag: Tag) -> Option<Arc<Content>> {
-        self.versions.lock().get(&tag)?.lender.upgrade()
+    fn of(&self, tag: Tag) -> Vec<Arc<Content>> {
+        self.borrowers.lock().get(&tag).map_or_else(Vec::new, |files| files.values().filter_map(Weak::upgrade).collect())
     }
 
     /// The file of that number refers to none of these any more.
     pub(super) fn given_back(&self, tags: &[Tag], number: u64) {
-        let mut versions = self.versions.lock();
+        let mut borrowers = self.borrowers.lock();
         for tag in tags {
-            if let Some(version) = versions.get_mut(tag) {
-                version.borrowers.remove(&number);
-                if version.borrowers.is_empty() {
-                    versions.remove(tag);
+            if let Some(files) = borrowers.get_mut(tag) {
+                files.remove(&number);
+                if files.is_empty() {
+                    borrowers.remove(tag);
                 }
             }
         }
-    }
-
-    fn moved(&self, old: Tag, new: Tag, borrower: &Arc<Content>) {
-        let lender = self.lender(old);
-        self.note(new, lender.as_ref().unwrap_or(borrower), borrower);
     }
 }
 
@@ -109,7 +91,7 @@ impl Content {
             state.check_unsent(at)?;
             state.extents.refer(at..at + len, &origin, from);
             drop(state);
-            self.room.lent.note(origin.tag, source, self);
+            self.note_reference(origin.tag);
             return Ok(Referred::Done(len));
         }
         if matches!(first.place, Where::Hole) {
@@ -121,12 +103,16 @@ impl Content {
         Ok(Referred::Data(data.last().map_or(0, |last| last.range.end - range.start)))
     }
 
-    /// Waits until the version that this file refers to is not being replaced by this mount any more.
-    pub(crate) async fn await_lender(&self, cx: &Ctx, tag: Tag) -> Result<()> {
-        match self.room.lent.lender(tag) {
-            Some(lender) if lender.number != self.number => lender.catch_up(cx).await,
-            _ => Ok(()),
+    /// Whether the file refers to other versions than these by now, if need be when those that replace them are done.
+    pub(crate) async fn refers_elsewhere(&self, cx: &Ctx, tags: &[Tag]) -> Result<bool> {
+        for file in self.room.all().into_iter().filter(|file| file.number != self.number) {
+            let lends = file.state.lock().origin.as_ref().is_some_and(|origin| tags.contains(&origin.tag));
+            if lends {
+                file.catch_up(cx).await?;
+            }
         }
+        let now = self.state.lock().extents.tags();
+        Ok(tags.iter().any(|tag| !now.contains(tag)))
     }
 
     /// Fetches what of `range`, taken from `origin` beginning there at `from`, is still taken from there.
@@ -153,13 +139,27 @@ impl Content {
         Ok(())
     }
 
-    /// Forgets references that a commit has made bytes of the object.
-    pub(super) fn give_back(&self, before: &[Tag]) {
-        if before.is_empty() {
-            return;
+    fn note_reference(self: &Arc<Self>, tag: Tag) {
+        let mut state = self.state.lock();
+        if !state.refers.contains(&tag) {
+            state.refers.push(tag);
         }
-        let still = self.state.lock().extents.tags();
-        let gone: Vec<Tag> = before.iter().filter(|tag| !still.contains(tag)).copied().collect();
+        drop(state);
+        self.room.lent.note(tag, self);
+    }
+
+    /// Forgets references that are none any more.
+    pub(super) fn give_back(&self) {
+        let gone = {
+            let mut state = self.state.lock();
+            if state.refers.is_empty() {
+                return;
+            }
+            let still = state.extents.tags();
+            let (refers, gone): (Vec<Tag>, Vec<Tag>) = state.refers.iter().partition(|tag| still.contains(tag));
+            state.refers = refers;
+            gone
+        };
         self.room.lent.given_back(&gone, self.number);
     }
 }
@@ -167,11 +167,17 @@ impl Content {
 impl Room {
     /// References to the version `old` in the ranges `clean` of it are to `new` from here on (difficulty 1).
     pub(super) fn carry_lent(&self, old: Tag, new: &Arc<Origin>, clean: &[Range<u64>]) {
-        for borrower in self.lent.borrowers(old) {
+        for borrower in self.lent.of(old) {
             borrower.state.lock().extents.carry(old, new, clean);
-            self.lent.moved(old, new.tag, &borrower);
-            borrower.give_back(&[old]);
+            borrower.note_reference(new.tag);
+            borrower.give_back();
         }
+    }
+
+    /// Whether no file refers to anything.
+    #[cfg(test)]
+    pub(crate) fn has_lent_nothing(&self) -> bool {
+        self.lent.borrowers.lock().is_empty()
     }
 
     /// Bytes of `tag` that files refer to.
@@ -179,13 +185,13 @@ impl Room {
         let of = |borrower: Arc<Content>| -> u64 {
             borrower.state.lock().extents.elsewhere(tag).iter().map(|(range, _)| range.end - range.start).sum()
         };
-        self.lent.borrowers(tag).into_iter().map(of).sum()
+        self.lent.of(tag).into_iter().map(of).sum()
     }
 
     /// `origin` is about to be overwritten or removed, but for the ranges `kept`: what else of it files refer to is fetched for them. Must run in a task of its
     /// own, as spills do.
     pub(crate) async fn secure_lent(&self, cx: &Ctx, origin: &Arc<Origin>, kept: &[Range<u64>]) -> Result<()> {
-        for borrower in self.lent.borrowers(origin.tag) {
+        for borrower in self.lent.of(origin.tag) {
             let lent = borrower.state.lock().extents.elsewhere(origin.tag);
             for (range, from) in lent {
                 for part in without(from..from + (range.end - range.start), kept) {
@@ -197,7 +203,7 @@ impl Room {
                     }
                 }
             }
-            borrower.give_back(&[origin.tag]);
+            borrower.give_back();
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ mod pressure;
 mod staging;
 mod stream;
 mod upload;
+mod zeros;
 
 use std::{
     collections::HashMap,
@@ -49,6 +50,7 @@ use plan::Limits;
 use pressure::Relief;
 use staging::Staging;
 use stream::Stream;
+use zeros::Zeros;
 
 pub(crate) use commit::copy_object;
 pub(crate) use extents::{Held, Piece, Where};
@@ -76,6 +78,8 @@ pub(crate) struct Room {
     files: Mutex<HashMap<u64, Weak<Content>>>,
     next_file: AtomicU64,
     lent: Lent,
+    /// Objects of zeros, the largest last. Held while one is made.
+    zeros: tokio::sync::Mutex<Vec<Zeros>>,
     commits: Arc<Counter>,
     spilled: Arc<Counter>,
 }
@@ -111,6 +115,8 @@ pub(crate) struct State {
     begun: u64,
     /// The last commit that ended, if it failed, and its number.
     failure: Option<(u64, Error)>,
+    /// Versions of other objects that `Lent` knows it to refer to.
+    refers: Vec<Tag>,
     /// A last request whose outcome is not known.
     unsettled: Option<Unsettled>,
     /// Tokens of writes that failed and may be there all the same: not somebody else's.
@@ -143,6 +149,7 @@ impl Room {
             files: Mutex::default(),
             next_file: AtomicU64::new(0),
             lent: Lent::default(),
+            zeros: tokio::sync::Mutex::default(),
             commits: metrics.counter("commits"),
             spilled: metrics.counter("spilled_bytes"),
         })
@@ -161,6 +168,7 @@ impl Room {
             running: None,
             begun: 0,
             failure: None,
+            refers: Vec::new(),
             unsettled: None,
             ours: Vec::new(),
             untold: None,
@@ -250,6 +258,6 @@ impl State {
 impl Drop for Content {
     fn drop(&mut self) {
         self.room.files.lock().remove(&self.number);
-        self.room.lent.given_back(&self.state.get_mut().extents.tags(), self.number);
+        self.room.lent.given_back(&self.state.get_mut().refers, self.number);
     }
 }
