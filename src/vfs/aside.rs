@@ -58,7 +58,7 @@ impl Vfs {
                 Err(error) => return Err(error.into()),
             }
         }
-        if let Some(helper) = self.copy_aside(cx, ino, &base).await? {
+        if let Some(helper) = self.copy_aside(cx, &format!("{:016x}", ino.0), &base).await? {
             file.rebase(helper.version.clone());
             if let Some(open) = self.names.lock().open.get_mut(&ino) {
                 open.helper = Some(helper);
@@ -79,15 +79,15 @@ impl Vfs {
                 done => return Ok(done?),
             }
         }
-        if let Some(helper) = self.copy_aside(cx, ino, version).await? {
+        if let Some(helper) = self.copy_aside(cx, &format!("{:016x}-copied", ino.0), version).await? {
             self.names.lock().helpers.push(helper);
         }
         Ok(())
     }
 
-    /// Copies `base`, the object of `ino`, to a helper object, which those who refer to it refer to from here on. `None`: it is gone already.
-    async fn copy_aside(self: &Arc<Self>, cx: &Ctx, ino: Ino, base: &ObjectVersion) -> Result<Option<Helper>> {
-        let key = Key::new(format!("{}{RESERVED}/open/{}/{:016x}", self.config.prefix, self.config.mount_id, ino.0));
+    /// Copies `base` to a helper object of that name, which those who refer to it refer to from here on. `None`: it is gone already.
+    async fn copy_aside(self: &Arc<Self>, cx: &Ctx, name: &str, base: &ObjectVersion) -> Result<Option<Helper>> {
+        let key = Key::new(format!("{}{RESERVED}/open/{}/{name}", self.config.prefix, self.config.mount_id));
         let meta = Meta { token: Some(self.token()), ..Meta::default() };
         let noted = Ledger::note_if(self.ledger.as_ref(), Leftover::Helper { key: key.as_str().to_owned() }).await;
         let version = match self.data.copy_object(cx, &self.bucket, base, &key, &meta, &Replaces::Anything).await {

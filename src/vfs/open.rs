@@ -138,7 +138,9 @@ impl Vfs {
             streaming: false,
             helper: None,
             attempted: false,
-            behind: false,
+            behind: None,
+            since: None,
+            refused: None,
         });
         if meta.is_some() {
             open.meta = meta;

@@ -251,7 +251,7 @@ impl Content {
     async fn upload(&self, cx: &Ctx, attempt: &Attempt, sources: &[Option<Arc<Origin>>], planned: &[Planned]) -> Attempted {
         let Attempt { target, meta, snapshot, origin } = attempt;
         let upload = OpenUpload::open(&self.room, cx, &self.bucket, &target.key, meta.clone()).await?;
-        let senders = Semaphore::new(self.room.config.parallel_parts.max(1));
+        let senders = Semaphore::new(self.room.parts_at_once());
         let parts = stream::iter(planned.iter().cloned().zip(1..)).map(|(part, number)| {
             let (upload, senders) = (&upload, &senders);
             async move {

@@ -140,7 +140,9 @@ pub(crate) struct Extents<S> {
     memory: u64,
     /// Bytes of `map` in staged files.
     staged: u64,
-    /// Bytes of `map` that take no room here.
+    /// Bytes of `map` in an open upload.
+    sent: u64,
+    /// Bytes of `map` that are holes, or in other objects.
     weightless: u64,
 }
 
@@ -159,6 +161,7 @@ impl<S: Clone + PartialEq> Extents<S> {
             map: BTreeMap::new(),
             memory: 0,
             staged: 0,
+            sent: 0,
             weightless: 0,
         }
     }
@@ -185,6 +188,11 @@ impl<S: Clone + PartialEq> Extents<S> {
     /// Bytes in memory and staging.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.memory + self.staged
+    }
+
+    /// Bytes in an open upload.
+    pub(crate) fn uploaded(&self) -> u64 {
+        self.sent
     }
 
     /// Whether the file differs from its base.
@@ -515,7 +523,8 @@ impl<S: Clone + PartialEq> Extents<S> {
         match place {
             Place::Memory(_) => &mut self.memory,
             Place::Staged(_) => &mut self.staged,
-            Place::Elsewhere(..) | Place::Sent | Place::Hole => &mut self.weightless,
+            Place::Sent => &mut self.sent,
+            Place::Elsewhere(..) | Place::Hole => &mut self.weightless,
         }
     }
 }
