@@ -40,7 +40,7 @@ fn stats(mount: &Mounted) -> Value {
 }
 
 /// The files that are listed, by path.
-fn listed(mount: &Mounted) -> Vec<Value> {
+pub(super) fn listed(mount: &Mounted) -> Vec<Value> {
     stats(mount)["unsent"]["list"].as_array().unwrap().clone()
 }
 
