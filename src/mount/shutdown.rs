@@ -68,8 +68,8 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
     host::check()?;
     let mut rooms = build::build(&settings)?;
     if !settings.vfs.read_only {
-        let Rooms { runtime, bucket, clock, leftovers, .. } = &mut rooms;
-        runtime.block_on(leftovers.end_renames(bucket, clock));
+        let Rooms { runtime, bucket, data, clock, leftovers, .. } = &mut rooms;
+        runtime.block_on(leftovers.end_what_is_seen(bucket, data, clock));
     }
     let signals = {
         let _context = rooms.runtime.enter();
@@ -118,7 +118,7 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
     };
     let leftovers = std::mem::take(&mut rooms.leftovers);
     if !settings.vfs.read_only {
-        rooms.tasks.spawn(leftovers.clean_up(Arc::clone(&rooms.bucket), Arc::clone(&rooms.clock)));
+        rooms.tasks.spawn(leftovers.clean_up(Arc::clone(&rooms.bucket), Arc::clone(&rooms.data), Arc::clone(&rooms.clock)));
     }
     tracing::info!("{} is mounted on {}", settings.source, settings.mount_point.display());
     let manager = ServiceManager::at(settings.notify_socket.as_ref());

@@ -88,7 +88,9 @@ impl Vfs {
 
     /// Lets go of what only an open file needed.
     pub(super) fn end(self: &Arc<Self>, ended: Option<OpenFile>) {
-        let Some(helper) = ended.and_then(|open| open.helper) else { return };
+        let Some(OpenFile { helper, noted, .. }) = ended else { return };
+        noted.into_iter().for_each(Entry::settled);
+        let Some(helper) = helper else { return };
         let vfs = Arc::clone(self);
         self.tasks.spawn(async move { vfs.remove_helper(helper).await });
     }

@@ -111,7 +111,7 @@ impl Vfs {
     }
 
     /// Tries until `attempt` names nobody to wait for.
-    async fn wait_for(&self, cx: &Ctx, mut attempt: impl FnMut(&mut Names) -> Option<Ctx>) -> Result<()> {
+    pub(super) async fn wait_for(&self, cx: &Ctx, mut attempt: impl FnMut(&mut Names) -> Option<Ctx>) -> Result<()> {
         loop {
             // Registered before the attempt, so that a release in between is not missed.
             let released = self.released.notified();

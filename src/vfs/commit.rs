@@ -19,6 +19,7 @@ use crate::vfs::{
     handles::OpenFile,
     keymap::Name,
     meta,
+    pending::settled,
     tree::{Facts, Local, Nameless, Place},
 };
 
@@ -250,8 +251,10 @@ impl Vfs {
         if !dirty && node.dirtied <= epoch && node.facts.origin.is_some() {
             node.local = Local::Clean;
         }
-        if let Some(open) = names.open.get_mut(&ino) {
-            open.changed = open.changed.filter(|changed| *changed > epoch);
-        }
+        let Some(open) = names.open.get_mut(&ino) else { return };
+        open.changed = open.changed.filter(|changed| *changed > epoch);
+        let noted = if open.changed.is_none() { std::mem::take(&mut open.noted) } else { Vec::new() };
+        drop(guard);
+        settled(noted);
     }
 }

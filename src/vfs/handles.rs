@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 
 use crate::data::{File, Reader};
 
+use crate::local::Entry;
+
 use crate::store::Meta;
 
 use crate::vfs::{Error, Fh, Ino, Owner, Result, aside::Helper, dir::DirectoryHandle};
@@ -40,6 +42,8 @@ pub(super) struct OpenFile {
     pub(super) attempted: bool,
     /// A task commits what the last handle left.
     pub(super) behind: bool,
+    /// Notes in the ledger of attributes that the next commit sends.
+    pub(super) noted: Vec<Entry>,
 }
 
 /// One handle of a file.

@@ -21,6 +21,7 @@ mod lookup;
 mod meta;
 mod open;
 mod pages;
+mod pending;
 mod recover;
 mod remove;
 mod rename;
@@ -57,10 +58,12 @@ use handles::{Handles, OpenFile};
 use index::Index;
 use keymap::{KeyMap, Name};
 use meta::Attributes;
+use pending::Pending;
 use tree::{Facts, Local, Nameless, Place, Tree};
 use unsent::Unsent;
 
 pub use error::{Error, Refusal, Why};
+pub use pending::{PendingCounts, Refused};
 pub use recover::recover;
 
 /// What a file-system operation returns.
@@ -395,6 +398,8 @@ pub struct Vfs {
     stopping: AtomicBool,
     /// Wakes whoever waits for a claim.
     released: tokio::sync::Notify,
+    /// Wakes the task that deletes: somebody waits for it.
+    hurry: tokio::sync::Notify,
     /// What was told of late of changes that could not be sent.
     unsent: Unsent,
     /// Guards inodes, open files and claims together, so that an operation tells all of them at once. Never held while waiting.
@@ -408,6 +413,8 @@ struct Names {
     /// Files that have handles, or bytes that are not committed.
     open: HashMap<Ino, OpenFile>,
     claims: Claims,
+    /// What programs were told is done and COS does not have.
+    pending: Pending,
 }
 
 impl Vfs {
@@ -435,8 +442,9 @@ impl Vfs {
             _memory: budget.try_reserve(Share::Names, memory),
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
+            hurry: tokio::sync::Notify::new(),
             unsent: Unsent::default(),
-            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default() }),
+            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), pending: Pending::default() }),
             config,
             bucket,
             data,
@@ -468,6 +476,9 @@ impl Vfs {
                 }
             })
             .await;
+        if let Err(error) = self.settle(cx, Ino::ROOT).await {
+            tracing::warn!("removals or attributes of the last moment are not in COS yet: {error}");
+        }
         self.left()
     }
 

@@ -86,7 +86,7 @@ impl Vfs {
         let (key, origin, dirty) = {
             let names = self.names.lock();
             let node = names.tree.node(ino).ok_or(Error::Stale)?;
-            let changed = names.open.get(&ino).is_some_and(|open| open.changed.is_some());
+            let changed = names.is_changed(ino);
             (names.key(&self.keys, ino)?, node.facts.origin.clone(), node.local != Local::Clean || changed)
         };
         let text = match name {
