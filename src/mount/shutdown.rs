@@ -282,6 +282,10 @@ impl Stop<'_> {
         let which = self.vfs.left_files(LOGGED_FILES);
         let shown = |(path, bytes): &(String, u64)| format!("{} ({bytes} bytes)", path.escape_debug());
         self.say(&Status::Ended { files: left.files, bytes: left.bytes, which: which.iter().take(TOLD).map(shown).collect() });
+        if left.noted > 0 {
+            let where_to = self.staging.map(|path| format!(" with the staging directory {}", path.display())).unwrap_or_default();
+            tracing::error!("{} removals and changes of attributes are not in COS yet: the next mount{where_to} sends them", left.noted);
+        }
         if left.files == 0 {
             return;
         }

@@ -257,9 +257,7 @@ impl Vfs {
 
     /// Whether `ino` is being changed here, or holds changes that COS does not have.
     fn is_busy(&self, names: &Names, ino: Ino) -> bool {
-        names.tree.node(ino).is_some_and(|node| node.local != Local::Clean)
-            || names.claims.holds(ino)
-            || names.is_changed(ino)
+        names.tree.node(ino).is_some_and(|node| node.local != Local::Clean) || names.claims.holds(ino) || names.is_changed(ino)
     }
 
     /// Whether the inode can stand for what COS has now: the version its handles read, or nobody has it open.

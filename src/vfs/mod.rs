@@ -376,6 +376,8 @@ pub struct Left {
     pub files: usize,
     /// Their dirty bytes.
     pub bytes: u64,
+    /// Removals and changes of attributes that the ledger has: the next mount sends them.
+    pub noted: usize,
 }
 
 /// The file system of one mount. One method per operation, named as POSIX names it, each in the file of its kind; all may be dropped at any await.
@@ -510,8 +512,11 @@ impl Vfs {
 
     /// What is not in COS at this moment.
     pub fn left(&self) -> Left {
-        let files = self.names.lock().uncommitted().len();
-        Left { files, bytes: if files == 0 { 0 } else { self.data.dirty_bytes() } }
+        let (files, PendingCounts { deletes, attributes, .. }) = {
+            let names = self.names.lock();
+            (names.uncommitted().len(), names.pending.counts())
+        };
+        Left { files, bytes: if files == 0 { 0 } else { self.data.dirty_bytes() }, noted: deletes + attributes }
     }
 
     /// Refuses what would change something where nothing may be changed.

@@ -61,7 +61,9 @@ impl Vfs {
                 if raced {
                     continue;
                 }
-                if names.pending.owes(ino) && head.as_ref().zip(origin_of(&names, ino)).is_some_and(|(head, origin)| !head.version.same_bytes(origin)) {
+                if names.pending.owes(ino)
+                    && head.as_ref().zip(origin_of(&names, ino)).is_some_and(|(head, origin)| !head.version.same_bytes(origin))
+                {
                     drop(names);
                     self.is_overtaken(ino);
                     continue;

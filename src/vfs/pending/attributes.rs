@@ -233,7 +233,10 @@ impl Vfs {
     /// Somebody else has replaced the object (3).
     pub(in crate::vfs) fn is_overtaken(&self, ino: Ino) {
         if self.names.lock().pending.owes(ino) {
-            tracing::warn!(key = self.key_of(ino), "replaced by somebody else: attributes that were set here before are not given to the new object");
+            tracing::warn!(
+                key = self.key_of(ino),
+                "replaced by somebody else: attributes that were set here before are not given to the new object"
+            );
             self.take_back(ino);
         }
     }
@@ -301,7 +304,7 @@ impl Vfs {
         }
         let (vfs, cx) = (Arc::clone(self), cx.clone());
         self.whole(async move {
-            let claim = vfs.claim(&cx, &[ino]).await.inspect_err(|_| drop(vfs.owe_later(ino)))?;
+            let claim = vfs.claim(&cx, &[ino]).await.inspect_err(|_| _ = vfs.owe_later(ino))?;
             let sent = vfs.send_owed_claimed(&cx, ino).await;
             drop(claim);
             // A writer came meanwhile: if it failed, his commit tries again.

@@ -25,7 +25,7 @@ use super::{PAUSE, is_passing, known};
 /// A delete that comes so soon after another is one of many.
 const QUIET: Duration = Duration::from_millis(25);
 /// The longest that one of many waits for more.
-const LONGEST: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_millis(500);
 /// A delete older than this looks before it leaps.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// How long a request goes on without progress: what comes after looks (3).

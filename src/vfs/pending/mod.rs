@@ -82,7 +82,7 @@ impl Pending {
         self.owed.contains_key(&ino)
     }
 
-    fn counts(&self) -> PendingCounts {
+    pub(super) fn counts(&self) -> PendingCounts {
         PendingCounts { deletes: self.deletes.len(), attributes: self.owed.len(), refused: self.refusals }
     }
 
