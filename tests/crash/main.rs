@@ -8,5 +8,6 @@ mod common;
 
 mod ends;
 mod leftovers;
+mod pending;
 mod renames;
 mod rounds;

@@ -25,5 +25,6 @@ mod kernel;
 mod limits;
 mod lost;
 mod outage;
+mod pending;
 mod posix;
 mod programs;
