@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -169,6 +170,11 @@ impl Server {
     /// The requests that came, oldest first; as many as the log remembers.
     pub fn log(&self) -> Vec<LogEntry> {
         self.core.log.entries()
+    }
+
+    /// How many requests are being worked on: once a client is dead and this is 0, nothing of it takes effect any more.
+    pub fn serving(&self) -> u64 {
+        self.core.serving.load(Ordering::SeqCst)
     }
 
     /// Forgets log and counters.

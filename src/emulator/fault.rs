@@ -126,6 +126,13 @@ pub enum Action {
         #[serde(with = "millis")]
         delay: Duration,
     },
+    /// The operation begins when the rule has ended; with `answer` it takes effect at once and its answer waits. What happens meanwhile is up to
+    /// who set the rule: a time that is a condition, where [`Action::Delay`] is a guess.
+    Hold {
+        /// Hold the answer, not the operation.
+        #[serde(default)]
+        answer: bool,
+    },
     /// 409 `PathConflict`.
     PathConflict {
         /// Only if another request is writing the same object at that moment.
@@ -260,6 +267,7 @@ pub struct Faults {
     /// Buckets remember their past while a rule may ask for it.
     pub(super) stale: AtomicBool,
     next_id: AtomicU64,
+    held: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -319,6 +327,20 @@ impl Faults {
         self.armed.lock().rules.iter().find(|live| live.id == id).map_or(0, |live| live.struck)
     }
 
+    /// How many requests are held at this moment by [`Action::Hold`].
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// Waits while a rule holds such requests.
+    pub(super) async fn hold(&self, op: Op, key: &[u8], held: &Action) {
+        let key = String::from_utf8_lossy(key);
+        let _counted = Counted::begin(&self.held);
+        while self.armed.lock().rules.iter().any(|live| live.rule.action == *held && live.rule.matches(op, &key)) {
+            super::clock::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// The rules in force.
     pub fn list(&self) -> Vec<RuleState> {
         let armed = self.armed.lock();
@@ -343,6 +365,22 @@ impl Faults {
             }
         }
         Plan(actions)
+    }
+}
+
+/// One more, for as long as it lives.
+pub(super) struct Counted<'a>(&'a AtomicU64);
+
+impl<'a> Counted<'a> {
+    pub(super) fn begin(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

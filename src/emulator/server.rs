@@ -29,7 +29,7 @@ use super::casing::Cased;
 use super::clock::{self, Pacer};
 use super::config::{Account, Config};
 use super::error::{Failure, Outcome};
-use super::fault::{Action, Faults, Plan};
+use super::fault::{Action, Counted, Faults, Plan};
 use super::link::{Control, Link};
 use super::log::{Log, LogEntry, Record};
 use super::meta::text;
@@ -52,6 +52,8 @@ pub(super) struct Core {
     pub(super) link: RwLock<LinkSpeed>,
     pub(super) throttle: Throttle,
     serial: AtomicU64,
+    /// How many requests are being worked on.
+    pub(super) serving: AtomicU64,
     /// Objects being written at this moment, by bucket and key.
     writing: Mutex<HashMap<(String, Vec<u8>), u32>>,
 }
@@ -82,6 +84,7 @@ impl Core {
             link: RwLock::new(LinkSpeed::new(config.latency, config.bandwidth)),
             throttle: Throttle::new(config.rates.clone()),
             serial: AtomicU64::new(0),
+            serving: AtomicU64::new(0),
             writing: Mutex::default(),
             config,
             store,
@@ -134,6 +137,7 @@ impl Core {
     }
 
     async fn serve(self: Arc<Self>, request: Request<Incoming>, control: Arc<Control>) -> Served {
+        let _serving = Counted::begin(&self.serving);
         let (parts, body) = request.into_parts();
         if self.config.admin && parts.uri.path().starts_with("/_emulator/") {
             return self.admin(&parts, body, control).await;
@@ -171,6 +175,10 @@ impl Core {
                 Ok(()) => self.authorised(&mut call, &parts.method, clock).await,
             },
         };
+        let hold = Action::Hold { answer: true };
+        if call.plan.has(&hold) {
+            self.faults.hold(call.target.op, &call.target.key, &hold).await;
+        }
         if call.plan.has(&Action::LoseAnswer) {
             return reset(&call);
         }
@@ -223,6 +231,10 @@ impl Core {
             let failure = match action {
                 Action::Delay { delay } => {
                     clock::sleep(delay).await;
+                    continue;
+                }
+                Action::Hold { answer: false } => {
+                    self.faults.hold(call.target.op, &call.target.key, &action).await;
                     continue;
                 }
                 Action::BlackHole => std::future::pending().await,

@@ -259,7 +259,7 @@ impl Stop<'_> {
             }
             tokio::select! {
                 biased;
-                left = &mut draining => return (left, if left.files == 0 { STEP } else { Duration::ZERO }),
+                left = &mut draining => return (left, if left.files + left.noted == 0 { STEP } else { Duration::ZERO }),
                 name = signals.next() => {
                     tracing::warn!("not waiting any longer: {name}");
                     return (self.vfs.left(), Duration::ZERO);

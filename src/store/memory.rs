@@ -301,7 +301,13 @@ impl MemoryBucket {
     }
 
     fn stored(&self, object: Object, copied: bool) -> Stored {
-        Stored { version: object.version, crc64: object.crc64, last_modified: copied.then_some(object.last_modified), date: self.date() }
+        Stored {
+            version: object.version,
+            crc64: object.crc64,
+            last_modified: copied.then_some(object.last_modified),
+            sse: object.meta.sse,
+            date: self.date(),
+        }
     }
 }
 

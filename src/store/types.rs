@@ -268,6 +268,8 @@ pub struct Stored {
     pub crc64: Option<u64>,
     /// `Last-Modified`, where the answer had it (copies).
     pub last_modified: Option<SystemTime>,
+    /// Its encryption, as the answer says it: that of the bucket, where none was asked for.
+    pub sse: Option<Sse>,
     /// The answer's `Date`.
     pub date: SystemTime,
 }

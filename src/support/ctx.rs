@@ -49,6 +49,8 @@ pub struct Ctx {
     pub gid: Option<u32>,
     /// How urgent the call is.
     pub urgency: Urgency,
+    /// Whether its requests may take the places that are kept for operations of very many of them.
+    pub in_bulk: bool,
     patience: Duration,
     progress: Arc<Progress>,
 }
@@ -86,6 +88,7 @@ impl Ctx {
             uid,
             gid: None,
             urgency: Urgency::Demand,
+            in_bulk: false,
             patience,
             progress: Arc::new(Progress { clock, start, last: AtomicU64::new(0), bytes: AtomicU64::new(0), setbacks: AtomicU32::new(0) }),
         }
@@ -99,6 +102,11 @@ impl Ctx {
     /// The same call, with another urgency and the same deadline.
     pub fn with_urgency(&self, urgency: Urgency) -> Self {
         Self { urgency, ..self.clone() }
+    }
+
+    /// The same call, whose requests are very many.
+    pub fn in_bulk(&self) -> Self {
+        Self { in_bulk: true, ..self.clone() }
     }
 
     /// A context with the same caller and patience whose deadline is its own: for work that outlives this call.

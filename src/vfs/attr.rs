@@ -287,11 +287,7 @@ impl Vfs {
         facts.attributes.mtime = facts.attributes.mtime.or((self.config.posix != Posix::None).then_some(mtime));
         facts.origin = Some(stored.version.clone());
         facts.modified = stored.last_modified.unwrap_or(stored.date);
-        if stored.last_modified.is_some() {
-            self.index.note(&facts)
-        } else {
-            self.index.note_own(&facts)
-        }
+        self.index_made(&facts, &meta, &stored, stored.last_modified.is_some());
         let mut guard = self.names.lock();
         let names = &mut *guard;
         let touched = names.tree.advance();

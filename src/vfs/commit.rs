@@ -20,7 +20,7 @@ use crate::vfs::{
     keymap::Name,
     meta,
     pending::settled,
-    tree::{Facts, Local, Nameless, Place},
+    tree::{Local, Nameless, Place},
 };
 
 /// A commit that is due.
@@ -50,6 +50,7 @@ impl Vfs {
 
     /// As [`Vfs::commit`], for who has claimed the inode.
     pub(super) async fn commit_claimed(self: &Arc<Self>, cx: &Ctx, ino: Ino) -> Result<()> {
+        self.names.lock().owe_with_this_commit(ino);
         let Some(Due { file, mut target, epoch, exclusive, ask }) = self.due(ino)? else { return Ok(()) };
         if ask {
             self.complete_meta(cx, ino, &mut target).await?;
@@ -157,9 +158,13 @@ impl Vfs {
                 tracing::warn!(key = %target.key, %error, "the object was changed by somebody else; what was written here is kept and not sent");
                 Err(Error::Stale)
             }
-            OnConflict::LastWriter => Ok(file.commit(cx, Target { replaces: Replaces::Anything, ..target.clone() }).await?),
+            OnConflict::LastWriter => {
+                self.keep_base(cx, file).await;
+                Ok(file.commit(cx, Target { replaces: Replaces::Anything, ..target.clone() }).await?)
+            }
             OnConflict::KeepBoth => {
                 let Some((parent, beside, key)) = self.beside(ino)? else { return Err(Error::Stale) };
+                self.keep_base(cx, file).await;
                 tracing::warn!(key = %target.key, copy = %key, "the object was changed by somebody else; what was written here goes beside it");
                 let done = file.commit(cx, Target { key, replaces: Replaces::Absent, ..target.clone() }).await?;
                 let old = {
@@ -181,6 +186,13 @@ impl Vfs {
         }
     }
 
+    /// COS can copy nothing from a version that is gone, but what of it was read here can be sent. What was not is missed by the commit.
+    async fn keep_base(&self, cx: &Ctx, file: &Arc<File>) {
+        if let Err(error) = file.localise(cx).await {
+            tracing::debug!(%error, "not all of the old version is here");
+        }
+    }
+
     /// The name for a copy beside a conflict: `name.conflict-HOST-TIME`, cut to what a name may have.
     fn beside(&self, ino: Ino) -> Result<Option<(Ino, Name, Key)>> {
         let names = self.names.lock();
@@ -199,6 +211,8 @@ impl Vfs {
         // Asked before the lock: what is written from here on raises `dirtied`, too.
         let dirty = file.is_dirty();
         let version = done.stored.version.clone();
+        let last_modified = done.last_modified.or(done.stored.last_modified);
+        let meta = Arc::new(Meta { token: None, ..done.meta });
         let facts = {
             let mut guard = self.names.lock();
             let names = &mut *guard;
@@ -208,7 +222,7 @@ impl Vfs {
             let later = node.dirtied > epoch;
             let was_new = node.facts.origin.is_none();
             let old = node.facts.origin.replace(version.clone());
-            node.facts.modified = done.last_modified.or(done.stored.last_modified).unwrap_or(done.stored.date);
+            node.facts.modified = last_modified.unwrap_or(done.stored.date);
             if !later {
                 // A stream that was given no times shows its Last-Modified, here as everywhere.
                 if done.last_modified.is_some() || self.config.posix == Posix::None {
@@ -229,17 +243,13 @@ impl Vfs {
             node.checked = now;
             let facts = node.facts.clone();
             if let Some(open) = names.open.get_mut(&ino) {
-                open.meta = Some(Arc::new(Meta { token: None, ..done.meta }));
+                open.meta = Some(Arc::clone(&meta));
                 open.exclusive = false;
                 open.streaming = false;
             }
             facts
         };
-        self.index_own(&facts, done.last_modified.is_some());
-    }
-
-    fn index_own(&self, facts: &Facts, exact: bool) {
-        if exact { self.index.note(facts) } else { self.index.note_own(facts) }
+        self.index_made(&facts, &meta, &done.stored, last_modified.is_some());
     }
 
     /// Nothing from before `epoch` is left to be committed.

@@ -193,9 +193,9 @@ impl Vfs {
             // What is there now was put by somebody else, or by us and the answer lost: COS is asked at the next lookup.
             self.names.lock().tree.drop_listing(parent);
         })?;
-        facts.origin = Some(stored.version);
-        facts.modified = stored.date;
-        self.index.note_own(&facts);
+        facts.origin = Some(stored.version.clone());
+        facts.modified = stored.last_modified.unwrap_or(stored.date);
+        self.index_made(&facts, &meta, &stored, stored.last_modified.is_some());
         let mut names = self.names.lock();
         let now = self.clock.now();
         let ino = names.tree.insert(parent, name, key.as_str(), facts, By::Mount(Local::Clean), now);

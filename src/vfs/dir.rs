@@ -323,12 +323,22 @@ impl Vfs {
         self.names.lock().tree.set_listing(directory, at, names, !lost);
     }
 
-    /// Lists a directory that one page holds, so that its absences are known.
-    pub(super) async fn list_one_page(&self, cx: &Ctx, directory: Ino) -> Result<()> {
+    /// Lists a directory, so that its absences are known, if so many pages hold it.
+    pub(super) async fn list_ahead(&self, cx: &Ctx, directory: Ino, pages: u32) -> Result<()> {
         let asked = self.clock.now();
-        let (page, next) = self.fetch(cx, directory, &Cursor::default(), asked).await?;
-        if let Next::End = next {
-            self.keep_listing(directory, asked, page.into_iter().map(|item| (item.name, item.listed)).collect());
+        let most = self.names.lock().tree.most_listed();
+        let (mut cursor, mut names) = (Cursor::default(), BTreeMap::new());
+        for _ in 0..pages {
+            let (page, next) = self.fetch(cx, directory, &cursor, asked).await?;
+            names.extend(page.into_iter().map(|item| (item.name, item.listed)));
+            match next {
+                Next::End => {
+                    self.keep_listing(directory, asked, names);
+                    break;
+                }
+                Next::Page(_) if names.len() > most => break,
+                Next::Page(next) => cursor = next,
+            }
         }
         Ok(())
     }

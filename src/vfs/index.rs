@@ -4,6 +4,9 @@
 //! tag, Last-Modified). A self-copy keeps the entity tag, so the time is part of it; a PUT does not answer its Last-Modified, so a record of our own write
 //! holds the answer's `Date` and fits a listing within two seconds of it. Two self-copies in one second look alike, so what a HEAD said within two
 //! seconds of the Last-Modified is not used: the object is asked for once more, later. In memory only, and bounded: the oldest unused records go.
+//!
+//! Most objects carry no more than their attributes and a Content-Type. Of those a record tells, with the class that a listing shows, everything that
+//! HEAD would, so that a rename spares that, too. Of what carries more it does not: that is not worth its memory.
 
 use std::{
     num::NonZeroUsize,
@@ -13,9 +16,9 @@ use std::{
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::store::{ETag, Head, Key, ObjectVersion};
+use crate::store::{self, ETag, Head, Key, Meta, ObjectVersion, Stored};
 
-use crate::vfs::tree::Facts;
+use crate::vfs::{Result, Vfs, meta, tree::Facts};
 
 /// About what a record takes, in bytes.
 const RECORD_SIZE: u64 = 512;
@@ -32,6 +35,8 @@ pub(super) struct Index {
 #[derive(Debug, Clone)]
 struct Record {
     facts: Facts,
+    /// Its Content-Type, where it carries no more than that and its attributes.
+    plain: Option<Box<str>>,
     /// Whether `facts.modified` is the Last-Modified to the second, or a `Date` near it.
     exact: bool,
     /// Whether nothing can have changed since that a listing would not show.
@@ -50,23 +55,12 @@ impl Index {
         Self { records: Mutex::new(LruCache::new(NonZeroUsize::new(records).unwrap_or(NonZeroUsize::MIN))) }
     }
 
-    /// Notes what a HEAD said, and whether that [`is_settled`].
-    pub(super) fn note_read(&self, facts: &Facts, settled: bool) {
-        self.insert(facts, true, settled);
-    }
-
-    /// Notes what a copy made; its Last-Modified is exact.
-    pub(super) fn note(&self, facts: &Facts) {
-        self.insert(facts, true, true);
-    }
-
-    /// Notes what a PUT made; `facts.modified` is the answer's `Date`.
-    pub(super) fn note_own(&self, facts: &Facts) {
-        self.insert(facts, false, true);
-    }
-
     /// What is known of a listed object.
     pub(super) fn find(&self, version: &ObjectVersion, modified: SystemTime) -> Option<Facts> {
+        Some(self.record(version, modified)?.facts)
+    }
+
+    fn record(&self, version: &ObjectVersion, modified: SystemTime) -> Option<Record> {
         let mut records = self.records.lock();
         let record = records.get_mut(&(version.key.clone(), version.etag.clone()))?;
         let apart = modified.duration_since(record.facts.modified).unwrap_or_else(|error| error.duration());
@@ -77,14 +71,51 @@ impl Index {
         }
         record.facts.modified = modified;
         record.exact = true;
-        Some(record.facts.clone())
+        Some(record.clone())
     }
 
-    fn insert(&self, facts: &Facts, exact: bool, settled: bool) {
-        if let Some(origin) = &facts.origin {
-            let record = Record { facts: facts.clone(), exact, settled };
+    fn insert(&self, record: Record) {
+        if let Some(origin) = &record.facts.origin {
             self.records.lock().put((origin.key.clone(), origin.etag.clone()), record);
         }
+    }
+}
+
+impl Vfs {
+    /// Notes what a HEAD said. If that is not yet [`is_settled`], it is asked for again.
+    pub(super) fn index_read(&self, facts: &Facts, head: &Head) {
+        let plain = self.plain(facts, &head.meta);
+        self.index.insert(Record { facts: facts.clone(), plain, exact: true, settled: is_settled(head) });
+    }
+
+    /// Notes what this mount made, and with what. `facts.modified` is its Last-Modified, if that is known, or else the answer's `Date`.
+    pub(super) fn index_made(&self, facts: &Facts, meta: &Meta, stored: &Stored, exact: bool) {
+        // Encrypted as the bucket says, it stays so whatever the bucket says later.
+        let plain = if stored.sse.is_none() { self.plain(facts, meta) } else { None };
+        self.index.insert(Record { facts: facts.clone(), plain, exact, settled: true });
+    }
+
+    /// What is known of a listed object, and everything that its copy is to be given.
+    pub(super) fn find_whole(&self, listed: &store::Listed) -> Option<(Facts, Meta)> {
+        let record = self.index.record(&listed.version, listed.last_modified)?;
+        let mut meta = self.rebuilt(&record.facts, &record.plain?).ok()?;
+        meta.class.clone_from(&listed.class);
+        Some((record.facts, meta))
+    }
+
+    /// The Content-Type of an object, if it and the attributes are all that it carries.
+    fn plain(&self, facts: &Facts, meta: &Meta) -> Option<Box<str>> {
+        let content_type = meta.content_type.as_deref()?;
+        let shown = Meta { token: None, acl: None, tags: None, class: None, ..meta.clone() };
+        (self.rebuilt(facts, content_type).ok()? == shown).then(|| content_type.into())
+    }
+
+    /// What an object carries of which nothing is known but this.
+    fn rebuilt(&self, facts: &Facts, content_type: &str) -> Result<Meta> {
+        let mut meta = Meta { content_type: Some(content_type.to_owned()), ..Meta::default() };
+        self.write_attributes(&facts.attributes, facts.kind, &mut meta)?;
+        meta.user.extend(facts.attributes.mtime.into_iter().flat_map(|mtime| meta::times(mtime, self.config.posix)));
+        Ok(meta)
     }
 }
 
@@ -102,11 +133,15 @@ mod tests {
         Facts { kind: FileKind::File, attributes: Attributes::default(), origin: Some(origin), modified }
     }
 
+    fn note(index: &Index, facts: &Facts, exact: bool, settled: bool) {
+        index.insert(Record { facts: facts.clone(), plain: None, exact, settled });
+    }
+
     #[test]
     fn a_record_fits_its_own_object_only() {
         let index = Index::new(1 << 20);
         let known = facts("a", at(100));
-        index.note(&known);
+        note(&index, &known, true, true);
         let version = known.origin.unwrap();
         assert!(index.find(&version, at(100)).is_some());
         assert!(index.find(&version, at(101)).is_none(), "a self-copy keeps the tag and not the time");
@@ -119,9 +154,9 @@ mod tests {
         let index = Index::new(1 << 20);
         let known = facts("a", at(100));
         let version = known.origin.clone().unwrap();
-        index.note_read(&known, false);
+        note(&index, &known, true, false);
         assert!(index.find(&version, at(100)).is_none());
-        index.note_read(&known, true);
+        note(&index, &known, true, true);
         assert!(index.find(&version, at(100)).is_some());
     }
 
@@ -129,7 +164,7 @@ mod tests {
     fn the_first_listing_gives_an_own_write_its_time() {
         let index = Index::new(1 << 20);
         let known = facts("a", at(100));
-        index.note_own(&known);
+        note(&index, &known, false, true);
         let version = known.origin.unwrap();
         assert!(index.find(&version, at(103)).is_none());
         assert_eq!(index.find(&version, at(102)).unwrap().modified, at(102));

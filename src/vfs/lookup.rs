@@ -3,7 +3,8 @@
 //! A name is a file if there is an object of that key, else a directory if there is a key below `name/`; a file wins over a directory of the same
 //! name. HEAD and LIST are asked at once. Absent means 404 *and* an empty list (V7), and lets no bytes go.
 //!
-//! The answer may be older than a change that this mount made while it was under way: it is then asked for again. What is not committed, or being
+//! Of those who ask for one name at once only the first asks COS, and the others wait for what the tree is told, unless nothing is to be believed for
+//! any time. The answer may be older than a change that this mount made while it was under way: it is then asked for again. What is not committed, or being
 //! changed right now, is answered from the tree and never asked for. An object that somebody else replaced while it is open here becomes a new inode: the
 //! old one keeps its handles and its bytes and has no name any longer.
 
@@ -16,7 +17,7 @@ use crate::store::{self, Head, Key, Kind, ListRequest, Operation, Page};
 use crate::support::Ctx;
 
 use crate::vfs::{
-    Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs, index,
+    Error, FileKind, Ino, Lookup, Names, Posix, Result, Vfs,
     keymap::{LONGEST_KEY, Name, is_unspeakable},
     meta::{Attributes, may_be_directory},
     tree::{By, Facts, Listed, Local, Nameless},
@@ -40,8 +41,21 @@ pub(super) enum Found<T> {
 #[derive(Debug)]
 struct Answer {
     facts: Facts,
-    /// Whether the object's next change will be seen in a listing.
-    settled: bool,
+    /// The HEAD that said so, if there was one.
+    head: Option<Head>,
+}
+
+/// COS is being asked for a name. Dropped when the tree knows the answer, or nobody waits for it any more.
+struct Asking<'a> {
+    vfs: &'a Vfs,
+    asked: (Ino, Name),
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.vfs.names.lock().asking.remove(&self.asked);
+        self.vfs.released.notify_waiters();
+    }
 }
 
 impl Vfs {
@@ -71,8 +85,10 @@ impl Vfs {
 
     /// Finds a name and gives its inode to `take` while the lock is held, so that nothing happens to it in between.
     pub(super) async fn find<T>(&self, cx: &Ctx, parent: Ino, name: &Name, take: impl Fn(&mut Names, Ino) -> T) -> Result<Found<T>> {
-        for _ in 0..TRIES {
-            let (key, epoch, listed) = {
+        let mut waited = self.config.metadata_ttl.is_zero();
+        let mut tries = 0;
+        while tries < TRIES {
+            let ask = {
                 let mut names = self.names.lock();
                 let now = self.clock.now();
                 let directory = names.directory_key(&self.keys, parent)?;
@@ -91,13 +107,21 @@ impl Vfs {
                     key => key?,
                 };
                 let listed = names.tree.listed(parent, name, now, self.config.metadata_ttl).cloned();
-                (key, names.tree.epoch(), listed)
+                let joins = !waited && names.asking.contains_key(&(parent, name.clone()));
+                (!joins).then(|| (key, names.tree.epoch(), listed, self.asking(&mut names, cx, parent, name)))
+            };
+            let Some((key, epoch, listed, _asking)) = ask else {
+                // Once: should that request fail, all who waited for it ask.
+                waited = true;
+                self.wait_for(cx, |names| names.asking.get(&(parent, name.clone())).cloned()).await?;
+                continue;
             };
             let answer = self.ask(cx, (parent, name), &key, listed).await?;
             let mut names = self.names.lock();
             let moved =
                 names.directory_key(&self.keys, parent).and_then(|directory| self.keys.child(&directory, name)).ok() != Some(key.clone());
             if moved || names.tree.changed_since(parent, name, epoch) {
+                tries += 1;
                 continue;
             }
             return Ok(match self.apply(&mut names, parent, name, &key, answer) {
@@ -106,6 +130,13 @@ impl Vfs {
             });
         }
         Err(Error::Busy("the name changes faster than COS answers".into()))
+    }
+
+    /// Says that COS is being asked for a name, until dropped.
+    fn asking(&self, names: &mut Names, cx: &Ctx, parent: Ino, name: &Name) -> Asking<'_> {
+        let asked = (parent, name.clone());
+        names.asking.insert(asked.clone(), cx.clone());
+        Asking { vfs: self, asked }
     }
 
     /// As [`Vfs::find`], with an absent name as an error; the inode may be gone again when this returns.
@@ -135,7 +166,7 @@ impl Vfs {
         match listed {
             Some(Listed::Object { version, modified }) => {
                 if let Some(facts) = self.index.find(&version, modified) {
-                    return Ok(Some(Answer { facts, settled: true }));
+                    return Ok(Some(Answer { facts, head: None }));
                 }
             }
             Some(Listed::Prefix) => return Ok(Some(self.ask_marker(cx, &marker).await?)),
@@ -161,7 +192,7 @@ impl Vfs {
             }
         };
         let head = match head {
-            Ok(head) if !may_be_directory(&head) => return Ok(Some(self.answer(&head))),
+            Ok(head) if !may_be_directory(&head) => return Ok(Some(self.answer(head))),
             Ok(head) => Some(head),
             Err(error) if error.kind() == Kind::NotFound => None,
             Err(error) => return Err(error.into()),
@@ -174,8 +205,8 @@ impl Vfs {
         let hidden = page.hidden > 0;
         let first = page.objects.first().map(|object| &object.version.key);
         match (head, first) {
-            (Some(head), None) if !hidden => Ok(Some(self.answer(&head))),
-            (Some(head), _) => Ok(Some(self.directory_answer(&head))),
+            (Some(head), None) if !hidden => Ok(Some(self.answer(head))),
+            (Some(head), _) => Ok(Some(self.directory_answer(head))),
             (None, None) if hidden => Ok(Some(self.implicit_answer())),
             (None, None) => Ok(None),
             (None, Some(first)) => {
@@ -192,7 +223,7 @@ impl Vfs {
     /// A file that is there.
     async fn ask_file(&self, cx: &Ctx, key: &Key) -> Result<Option<Answer>> {
         match self.bucket.head(cx, key).await {
-            Ok(head) => Ok(Some(self.answer(&head))),
+            Ok(head) => Ok(Some(self.answer(head))),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -201,23 +232,23 @@ impl Vfs {
     /// A directory that is there, with its marker's attributes if it has one.
     async fn ask_marker(&self, cx: &Ctx, marker: &Key) -> Result<Answer> {
         match self.bucket.head(cx, marker).await {
-            Ok(head) => Ok(self.directory_answer(&head)),
+            Ok(head) => Ok(self.directory_answer(head)),
             Err(error) if error.kind() == Kind::NotFound => Ok(self.implicit_answer()),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn answer(&self, head: &Head) -> Answer {
-        Answer { facts: self.facts(head), settled: index::is_settled(head) }
+    fn answer(&self, head: Head) -> Answer {
+        Answer { facts: self.facts(&head), head: Some(head) }
     }
 
-    fn directory_answer(&self, head: &Head) -> Answer {
-        let Answer { facts, settled } = self.answer(head);
-        Answer { facts: Facts { kind: FileKind::Directory, ..facts }, settled }
+    fn directory_answer(&self, head: Head) -> Answer {
+        let Answer { facts, head } = self.answer(head);
+        Answer { facts: Facts { kind: FileKind::Directory, ..facts }, head }
     }
 
     fn implicit_answer(&self) -> Answer {
-        Answer { facts: self.implicit(), settled: true }
+        Answer { facts: self.implicit(), head: None }
     }
 
     /// Whether COS says by HEAD that there is no such object.
@@ -239,11 +270,13 @@ impl Vfs {
         {
             return Some(ino);
         }
-        let Some(Answer { facts, settled }) = answer else {
+        let Some(Answer { facts, head }) = answer else {
             names.tree.note_absent(parent, name, now);
             return None;
         };
-        self.index.note_read(&facts, settled);
+        if let Some(head) = &head {
+            self.index_read(&facts, head);
+        }
         if let Some(ino) = child {
             if self.is_same_file(names, ino, &facts) {
                 names.tree.update(ino, facts, now);
@@ -306,17 +339,19 @@ impl Vfs {
         }
     }
 
-    /// Lists a directory in which absent names are asked for again and again, if one page holds it: further absences then need no request.
+    /// Lists a directory in which absent names are asked for again and again, as far as that may be worth it: if it ends there, further absences need
+    /// no request.
     async fn list_after_misses(&self, cx: &Ctx, parent: Ino) {
-        {
+        let pages = {
             let names = self.names.lock();
             let missed = names.tree.directory(parent).map_or(0, |directory| directory.misses);
-            // Ever more rarely: a directory of many pages is never known whole.
+            // Ever more rarely, and ever more of it: what the misses have cost is about what their end may.
             if !missed.is_multiple_of(MISSES) || !(missed / MISSES).is_power_of_two() || self.config.negative_ttl.is_zero() {
                 return;
             }
-        }
-        if let Err(error) = self.list_one_page(cx, parent).await {
+            missed / MISSES
+        };
+        if let Err(error) = self.list_ahead(cx, parent, pages).await {
             tracing::debug!(%error, "listing ahead of further absent names failed");
         }
     }

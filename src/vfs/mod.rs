@@ -398,7 +398,7 @@ pub struct Vfs {
     _memory: Option<Reservation>,
     /// Set once, by [`Vfs::drain`]: nothing is changed any more.
     stopping: AtomicBool,
-    /// Wakes whoever waits for a claim.
+    /// Wakes whoever waits for a claim, or for a name that is being asked for.
     released: tokio::sync::Notify,
     /// Wakes the task that deletes: somebody waits for it.
     hurry: tokio::sync::Notify,
@@ -415,6 +415,8 @@ struct Names {
     /// Files that have handles, or bytes that are not committed.
     open: HashMap<Ino, OpenFile>,
     claims: Claims,
+    /// Names that COS is being asked for, and on whose behalf.
+    asking: HashMap<(Ino, Name), Ctx>,
     /// What programs were told is done and COS does not have.
     pending: Pending,
 }
@@ -446,7 +448,13 @@ impl Vfs {
             released: tokio::sync::Notify::new(),
             hurry: tokio::sync::Notify::new(),
             unsent: Unsent::default(),
-            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), pending: Pending::default() }),
+            names: Mutex::new(Names {
+                tree,
+                open: HashMap::new(),
+                claims: Claims::default(),
+                asking: HashMap::new(),
+                pending: Pending::default(),
+            }),
             config,
             bucket,
             data,

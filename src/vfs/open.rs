@@ -17,7 +17,6 @@ use crate::support::Ctx;
 use crate::vfs::{
     Consistency, Error, Fh, FileKind, Ino, Names, OpenFlags, Opened, Result, Vfs,
     handles::{FileHandle, OpenFile, Writers},
-    index,
     tree::{Local, Nameless},
 };
 
@@ -120,13 +119,13 @@ impl Vfs {
         let node = names.tree.node(ino).ok_or(Error::Stale)?;
         let ours = !node.is_named() || node.local != Local::Clean || names.claims.holds(ino);
         let same = node.facts.origin.as_ref().is_some_and(|origin| origin.same_bytes(&head.version));
-        let (facts, settled) = (self.facts(&head), index::is_settled(&head));
+        let facts = self.facts(&head);
         if !ours && !names.pending.owes(ino) {
             if !self.is_same_file(names, ino, &facts) {
                 names.tree.detach(ino, Nameless::Lost);
                 return Err(Error::Stale);
             }
-            self.index.note_read(&facts, settled);
+            self.index_read(&facts, &head);
             names.tree.update(ino, facts, self.clock.now());
         } else if !same {
             // Changed by somebody else under changes of ours: the commit will find out.

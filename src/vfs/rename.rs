@@ -5,6 +5,10 @@
 //! beneath wait, open files are frozen, everything is listed as far as `--rename-limit`, copied many at once, the dentry moves, and the sources
 //! are deleted. Until it moves a failure deletes the copies and leaves the tree as it was (V4); after that it rolls forward.
 //!
+//! COS keeps neither class nor encryption in a copy, nor could it mark one with the rename's token while keeping the metadata. So each copy is sent with
+//! everything that it is to carry: as HEAD says it, or without asking where the listing that was made just now shows a version of which the index
+//! knows it all (`index.rs`). Should that be another one by the time of the copy, HEAD is asked after all.
+//!
 //! It runs to its end even if the caller is dropped, and the next mount ends what a crash interrupts (V5, `recover.rs`): the ledger has the rename
 //! before the first copy, learns when all copies are there, and forgets it before the reply, because from then on a program may make the old
 //! names anew. Without staging there is no ledger: a crash then leaves both names.
@@ -24,12 +28,12 @@ use crate::data;
 
 use crate::local::{Ledger, Leftover};
 
-use crate::store::{CommitToken, Head, Key, Kind, ListRequest, ObjectVersion, Replaces};
+use crate::store::{CommitToken, Head, Key, Kind, ListRequest, Listed, Meta, ObjectVersion, Replaces};
 
 use crate::support::Ctx;
 
 use crate::vfs::{
-    Defect, Error, FileKind, Ino, Names, Posix, RenameMode, Result, Vfs,
+    Defect, Error, FileKind, Ino, Names, Posix, Preserve, RenameMode, Result, Vfs,
     keymap::Name,
     lookup::Found,
     meta,
@@ -38,7 +42,9 @@ use crate::vfs::{
 };
 
 /// Copies of one directory rename in flight at once.
-const COPIES_AT_ONCE: usize = 64;
+const COPIES_AT_ONCE: usize = 128;
+/// And batches of its sources that are deleted.
+const DELETES_AT_ONCE: usize = 8;
 /// How often names are looked up again because they changed while they were being claimed.
 const TRIES: usize = 8;
 
@@ -49,6 +55,48 @@ struct Move {
     from: (Ino, Name),
     to: (Ino, Name),
     replaced: Option<Ino>,
+}
+
+/// An object below a directory that is to move.
+#[derive(Debug)]
+enum Source {
+    /// A listing shows it.
+    Listed(Listed),
+    /// Only this mount knows it as yet, or it is no key below the directory.
+    Known(ObjectVersion),
+}
+
+impl Source {
+    fn version(&self) -> &ObjectVersion {
+        match self {
+            Self::Listed(listed) => &listed.version,
+            Self::Known(version) => version,
+        }
+    }
+}
+
+/// An object, and everything that its copy is to be given.
+#[derive(Debug, Clone)]
+struct Original {
+    version: ObjectVersion,
+    facts: Facts,
+    meta: Meta,
+}
+
+/// What went wrong behind a rename that has happened. Of the errors that rename(2) may have, it becomes one that says no more than that: upon ESTALE the
+/// kernel would ask for the rename again, and EXDEV or ENOENT would let a program do it by other means.
+#[derive(Debug)]
+struct LeftBehind(Error);
+
+impl From<LeftBehind> for Error {
+    fn from(LeftBehind(error): LeftBehind) -> Self {
+        match error {
+            Self::Denied(_) | Self::NotPermitted(_) | Self::Quota(_) | Self::TimedOut(_) | Self::Io(_) => error,
+            other => {
+                Self::Io(format!("the directory was renamed, and what is left under its old name could not be deleted: {other}").into())
+            }
+        }
+    }
 }
 
 /// One object and what it became.
@@ -161,6 +209,9 @@ impl Vfs {
         let (from, to) = (origin.key.as_str().to_owned(), to_key.as_str().to_owned());
         let noted = Ledger::note_if(self.ledger.as_ref(), Leftover::Move { from, to, token: token.as_str().to_owned() }).await;
         let moved = self.move_object(cx, plan, mode, &head, &to_key, &token).await;
+        if matches!(moved, Err(Error::Stale)) {
+            self.is_overtaken(ino);
+        }
         // Also after a failure: what a program was told has failed must not happen later.
         if let Some(entry) = noted {
             entry.settled_for_good().await;
@@ -180,11 +231,12 @@ impl Vfs {
     ) -> Result<()> {
         let ino = plan.ino;
         let replaces = self.replaces(plan.replaced);
-        let copied = match self.copy_with_everything(cx, head, to_key, &replaces, token).await {
+        let original = self.original(cx, head).await?;
+        let copied = match self.copy_with_everything(cx, original.clone(), to_key, &replaces, token).await {
             // Somebody else made it since we looked; a rename replaces what is there.
             Err(Error::Exists) if mode == RenameMode::Replace => {
                 let there = self.bucket.head(cx, to_key).await?;
-                self.copy_with_everything(cx, head, to_key, &Replaces::Version(there.version), token).await?
+                self.copy_with_everything(cx, original, to_key, &Replaces::Version(there.version), token).await?
             }
             copied => copied?,
         };
@@ -195,17 +247,28 @@ impl Vfs {
             file.rebase(new.clone());
         }
         if let Err(error) = self.delete(cx, &head.version).await {
-            if let Some(file) = &file {
-                file.rebase(head.version.clone());
+            // The source may have gone all the same, and then the copy is all there is.
+            let there = match self.bucket.head(cx, &head.version.key).await {
+                Ok(now) => Some(now.version.same_bytes(&head.version)),
+                Err(error) if error.kind() == Kind::NotFound => None,
+                Err(_) => Some(false),
+            };
+            if let Some(unchanged) = there {
+                if let Some(file) = &file {
+                    file.rebase(head.version.clone());
+                }
+                // The old name stays; what was copied goes, unless it replaced something that cannot be had back.
+                if plan.replaced.is_none() {
+                    let taken_back = match &copied.origin {
+                        Some(copy) if unchanged => self.delete(cx, copy).await.is_ok(),
+                        _ => false,
+                    };
+                    if !taken_back {
+                        tracing::warn!(key = %to_key, "a rename failed, and its copy stays");
+                    }
+                }
+                return Err(error);
             }
-            // The old name stays; what was copied goes, unless it replaced something that cannot be had back.
-            if plan.replaced.is_none()
-                && let Some(copy) = &copied.origin
-                && let Err(error) = self.delete(cx, copy).await
-            {
-                tracing::warn!(key = %to_key, %error, "a rename failed, and its copy stays");
-            }
-            return Err(error);
         }
         plan.replaced.into_iter().chain([ino]).for_each(|ino| self.drop_owed(ino));
         let orphan = self.finish_move(&mut self.names.lock(), plan, Some(copied));
@@ -256,8 +319,8 @@ impl Vfs {
             self.check_empty(cx, replaced).await?;
         }
         self.send_owed_below(cx, plan.ino).await?;
+        self.send_all_owed(Some(cx), plan.replaced.into_iter().collect(), true).await?;
         self.wait_for_deletes(cx, &from).await?;
-        plan.replaced.into_iter().for_each(|ino| self.drop_owed(ino));
         // Writers beneath wait at the gate until this is over; what they have written goes under the old keys first.
         let mut frozen = Vec::new();
         for (ino, file) in self.open_below(plan.ino) {
@@ -266,6 +329,7 @@ impl Vfs {
                 self.commit_claimed(cx, ino).await?;
             }
         }
+        let cx = &cx.in_bulk();
         let sources = self.list_all(cx, plan.ino, &from, &to).await?;
         self.keep_directory(cx, plan.from.0, plan.ino, &Key::new(&from)).await?;
         let token = self.token();
@@ -309,7 +373,7 @@ impl Vfs {
         if let Some(entry) = noted.filter(|_| deleted.is_ok()) {
             entry.settled_for_good().await;
         }
-        deleted
+        Ok(deleted?)
     }
 
     /// Open files below a directory, in the order in which they are frozen.
@@ -329,11 +393,11 @@ impl Vfs {
     }
 
     /// Every object of a directory with the key it is to have; nothing is changed if there are too many, or a new key would be too long.
-    async fn list_all(&self, cx: &Ctx, directory: Ino, from: &str, to: &str) -> Result<Vec<(ObjectVersion, Key)>> {
+    async fn list_all(&self, cx: &Ctx, directory: Ino, from: &str, to: &str) -> Result<Vec<(Source, Key)>> {
         let mut all = Vec::new();
         let old_form = self.names.lock().tree.node(directory).and_then(|node| node.facts.origin.clone());
         if let Some(origin) = old_form.filter(|origin| origin.key.as_str() != from) {
-            all.push((origin, Key::new(to)));
+            all.push((Source::Known(origin), Key::new(to)));
         }
         let mut pages = Pages::new(ListRequest { prefix: from.to_owned(), ..ListRequest::default() });
         while let Some(page) = pages.next(cx, &self.bucket).await? {
@@ -346,7 +410,7 @@ impl Vfs {
                 if key.as_str().len() > self.bucket.capabilities().longest_key {
                     return Err(Error::NameTooLong);
                 }
-                all.push((object.version, key));
+                all.push((Source::Listed(object), key));
             }
             if all.len() > self.config.rename_limit {
                 tracing::warn!(%from, limit = self.config.rename_limit, "more objects than --rename-limit: the program has to copy instead");
@@ -354,13 +418,13 @@ impl Vfs {
             }
         }
         // A list may lack what this mount has just written.
-        let listed: HashSet<Key> = all.iter().map(|(version, _)| version.key.clone()).collect();
+        let listed: HashSet<Key> = all.iter().map(|(source, _)| source.version().key.clone()).collect();
         for version in self.origins_below(directory) {
             if let Some(rest) = version.key.as_str().strip_prefix(from)
                 && !listed.contains(&version.key)
             {
                 let key = Key::new(format!("{to}{rest}"));
-                all.push((version, key));
+                all.push((Source::Known(version), key));
             }
         }
         Ok(all)
@@ -374,13 +438,7 @@ impl Vfs {
     }
 
     /// Copies all, or none: after a failure the copies are deleted again.
-    async fn copy_all(
-        &self,
-        cx: &Ctx,
-        sources: Vec<(ObjectVersion, Key)>,
-        replaced: Option<Ino>,
-        token: &CommitToken,
-    ) -> Result<Vec<Moved>> {
+    async fn copy_all(&self, cx: &Ctx, sources: Vec<(Source, Key)>, replaced: Option<Ino>, token: &CommitToken) -> Result<Vec<Moved>> {
         let failed = AtomicBool::new(false);
         // The marker of an empty directory that is replaced is all that may be there.
         let marker = self.replaces(replaced);
@@ -394,15 +452,7 @@ impl Vfs {
                     Replaces::Version(version) if version.key == key => marker.clone(),
                     _ => Replaces::Absent,
                 };
-                let copied = match self.bucket.head(cx, &source.key).await {
-                    Ok(head) => {
-                        let copied = self.copy_with_everything(cx, &head, &key, &replaces, token).await;
-                        copied.map(|facts| Some(Moved { old: head.version, facts }))
-                    }
-                    // Removed by somebody else since it was listed.
-                    Err(error) if error.kind() == Kind::NotFound => Ok(None),
-                    Err(error) => Err(error.into()),
-                };
+                let copied = self.copy_source(cx, &source, &key, &replaces, token).await;
                 failed.fetch_or(copied.is_err(), Ordering::Relaxed);
                 cx.progressed();
                 copied
@@ -430,25 +480,71 @@ impl Vfs {
         Err(error)
     }
 
-    /// Copies one object under another key with everything it carries, marked with `token`, and says what is there now.
-    async fn copy_with_everything(&self, cx: &Ctx, head: &Head, to: &Key, replaces: &Replaces, token: &CommitToken) -> Result<Facts> {
-        let mut facts = self.facts(head);
-        let mut meta = self.preserved(cx, head).await?;
+    /// Copies one object; `None` if somebody else has removed it since it was listed.
+    async fn copy_source(&self, cx: &Ctx, source: &Source, to: &Key, replaces: &Replaces, token: &CommitToken) -> Result<Option<Moved>> {
+        if let Some(original) = self.indexed(cx, source).await? {
+            let old = original.version.clone();
+            match self.copy_with_everything(cx, original, to, replaces, token).await {
+                // Another version is there by now, or none.
+                Err(Error::Stale | Error::NotFound) => {}
+                copied => return copied.map(|facts| Some(Moved { old, facts })),
+            }
+        }
+        match self.bucket.head(cx, &source.version().key).await {
+            Ok(head) => {
+                let original = self.original(cx, &head).await?;
+                let facts = self.copy_with_everything(cx, original, to, replaces, token).await?;
+                Ok(Some(Moved { old: head.version, facts }))
+            }
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a HEAD says of an object that is to be copied.
+    async fn original(&self, cx: &Ctx, head: &Head) -> Result<Original> {
+        Ok(Original { version: head.version.clone(), facts: self.facts(head), meta: self.preserved(cx, head).await? })
+    }
+
+    /// The same of one that need not be asked for.
+    async fn indexed(&self, cx: &Ctx, source: &Source) -> Result<Option<Original>> {
+        let Source::Listed(listed) = source else { return Ok(None) };
+        let Some((facts, mut meta)) = self.find_whole(listed) else { return Ok(None) };
+        let Some(version) = facts.origin.clone() else { return Ok(None) };
+        if self.config.preserve == Preserve::Full {
+            match self.preserve_fully(cx, &version.key, &mut meta).await {
+                Err(Error::NotFound) => return Ok(None),
+                kept => kept?,
+            }
+        }
+        Ok(Some(Original { version, facts, meta }))
+    }
+
+    /// Copies one object under another key, marked with `token`, and says what is there now.
+    async fn copy_with_everything(
+        &self,
+        cx: &Ctx,
+        original: Original,
+        to: &Key,
+        replaces: &Replaces,
+        token: &CommitToken,
+    ) -> Result<Facts> {
+        let Original { version, mut facts, mut meta } = original;
         let directory = to.as_str().ends_with('/');
         if !directory && facts.attributes.mtime.is_none() && self.config.posix != Posix::None {
             // A rename does not change when the bytes were changed, and the copy's own time is that of the rename.
-            meta.user.extend(meta::times(head.last_modified, self.config.posix));
-            facts.attributes.mtime = Some(head.last_modified);
+            meta.user.extend(meta::times(facts.modified, self.config.posix));
+            facts.attributes.mtime = Some(facts.modified);
         }
         meta.token = Some(token.clone());
-        let stored = self.data.copy_object(cx, &self.bucket, &head.version, to, &meta, replaces).await?;
-        facts.origin = Some(stored.version);
+        let stored = self.data.copy_object(cx, &self.bucket, &version, to, &meta, replaces).await.map_err(|error| match error {
+            // Not ESTALE: the kernel would begin again by itself, and replace what somebody else has written over our copy.
+            data::Error::Conflict => Error::Busy(format!("somebody else has written {to} meanwhile").into()),
+            error => error.into(),
+        })?;
         facts.modified = stored.last_modified.unwrap_or(stored.date);
-        if stored.last_modified.is_some() {
-            self.index.note(&facts)
-        } else {
-            self.index.note_own(&facts)
-        }
+        facts.origin = Some(stored.version.clone());
+        self.index_made(&facts, &meta, &stored, stored.last_modified.is_some());
         Ok(facts)
     }
 
@@ -474,11 +570,12 @@ impl Vfs {
 
     /// Deletes the sources, each only as the version that was copied. The move has happened: what cannot be deleted stays, and the program is
     /// told so.
-    async fn delete_sources(&self, cx: &Ctx, from: &str, moved: &[Moved]) -> Result<()> {
+    async fn delete_sources(&self, cx: &Ctx, from: &str, moved: &[Moved]) -> std::result::Result<(), LeftBehind> {
         let sources = moved.iter().map(|moved| &moved.old.key).collect();
-        let there = self.versions_below(cx, from, &sources).await.inspect_err(
-            |error| tracing::error!(%error, %from, "a directory was renamed, and its old name could not be listed: what is there stays"),
-        )?;
+        let there = self.versions_below(cx, from, &sources).await.map_err(|error| {
+            tracing::error!(%error, %from, "a directory was renamed, and its old name could not be listed: what is there stays");
+            LeftBehind(error)
+        })?;
         let mut failure: Option<Error> = None;
         let mut gone = Vec::with_capacity(moved.len());
         for Moved { old, .. } in moved {
@@ -497,8 +594,11 @@ impl Vfs {
                 Some(_) | None => gone.push(old.clone()),
             }
         }
-        for batch in gone.chunks(self.bucket.capabilities().delete_batch) {
-            let refused = match self.bucket.delete_many(cx, batch).await {
+        let batches = gone.chunks(self.bucket.capabilities().delete_batch);
+        let deletes: Vec<_> = batches.map(|batch| self.bucket.delete_many(cx, batch)).collect();
+        let mut answers = stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            let refused = match answer {
                 Ok(refused) => refused,
                 Err(error) => {
                     tracing::error!(%error, "a directory was renamed, and objects under its old name could not be deleted");
@@ -512,7 +612,7 @@ impl Vfs {
                 failure = failure.or(Some(error.into()));
             }
         }
-        failure.map_or(Ok(()), Err)
+        failure.map_or(Ok(()), |error| Err(LeftBehind(error)))
     }
 
     /// The objects of these keys, which begin with `prefix`, as they are now. What else is there is passed over, and what lies behind the last of

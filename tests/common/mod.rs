@@ -120,6 +120,11 @@ impl Mounted {
 
     /// A second mount of the same bucket, with default options.
     pub fn second(&self) -> Self {
+        self.second_with(&[])
+    }
+
+    /// A second mount of the same bucket, with these flags.
+    pub fn second_with(&self, args: &[&str]) -> Self {
         let directory = Arc::new(tempfile::Builder::new().prefix("cosmount-test-").tempdir().unwrap());
         fs::create_dir(directory.path().join("mnt")).unwrap();
         let mut mounted = Self {
@@ -127,7 +132,7 @@ impl Mounted {
             directory,
             prefix: self.prefix.clone(),
             environment: Vec::new(),
-            args: Vec::new(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             without_staging: false,
             under: Vec::new(),
             child: None,
@@ -314,6 +319,11 @@ impl Mounted {
     /// Another writer's DELETE.
     pub fn delete(&self, key: &str) {
         assert!(self.server.delete(BUCKET, key));
+    }
+
+    /// Returns when what follows its reply has followed: the attributes of what is at `path`, and the deletes beneath it.
+    pub fn settle(&self, path: &str) {
+        File::open(self.path().join(path)).unwrap().sync_all().unwrap();
     }
 
     /// How many uploads are open.

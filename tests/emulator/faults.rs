@@ -61,6 +61,25 @@ fn connections_are_reset_where_asked() {
 }
 
 #[test]
+fn a_request_is_held_before_or_after_its_effect() {
+    for answer in [false, true] {
+        let emulator = struck(Op::DeleteObject, Action::Hold { answer });
+        let rule = emulator.0.faults().list()[0].id;
+        std::thread::scope(|scope| {
+            let held = scope.spawn(|| emulator.call("DELETE", "/k", &[], None));
+            while emulator.0.faults().held() == 0 {
+                std::thread::yield_now();
+            }
+            assert_eq!(emulator.0.get(BUCKET, "k").is_none(), answer);
+            emulator.0.put(BUCKET, "k", &b"in between"[..], &[]).unwrap();
+            emulator.0.faults().remove(rule);
+            assert_eq!(held.join().unwrap().status, 204);
+        });
+        assert_eq!((emulator.0.get(BUCKET, "k").is_some(), emulator.0.faults().held()), (answer, 0));
+    }
+}
+
+#[test]
 fn lost_answer_leaves_its_effect() {
     for (op, method, path, body) in [
         (Op::PutObject, "PUT", "/new", Some(&b"x"[..])),

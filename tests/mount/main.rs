@@ -17,7 +17,9 @@ mod common;
 #[path = "../common/liar.rs"]
 mod liar;
 
+mod conflicts;
 mod errors;
+mod exclusive;
 mod foreign;
 mod hedge;
 mod hostile;
@@ -28,3 +30,5 @@ mod outage;
 mod pending;
 mod posix;
 mod programs;
+mod requests;
+mod storms;

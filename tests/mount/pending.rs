@@ -188,6 +188,9 @@ fn programs_that_set_attributes_cost_what_they_must() {
         let [put, copied, deleted, many, heads] =
             counted(&mount, [Op::PutObject, Op::CopyObject, Op::DeleteObject, Op::DeleteMany, Op::HeadObject]);
         println!("{program}: {put} PUT, {copied} copies, {deleted} DELETE, {many} multi-deletes, {heads} HEAD for {FILES} files");
+        for entry in mount.server().log() {
+            println!("{:?} {} {:?}", entry.op, entry.key, entry.at);
+        }
         assert_eq!(put, puts * FILES, "{program}: PUT");
         // The directory's own attributes are one more.
         assert!((copies * FILES..=copies * FILES + 2).contains(&copied), "{program}: {copied} copies");

@@ -1,7 +1,7 @@
 //! The mount as the tested side: with small parts and pages, so that what takes gigabytes and thousands of names elsewhere happens here.
 //!
-//! Of three seeds one runs with what is known kept for the usual time, one for as long as a few operations take, one for next to none; even ones with
-//! a slower COS.
+//! Of three seeds one runs with what is known kept for the usual time, one for as long as a few operations take, one for next to none; of four one
+//! a slower COS; of four one with the smallest memory limit there is.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -56,10 +56,12 @@ impl MountWorld {
 
 fn start(seed: u64, defect: Option<&str>) -> Mounted {
     let limits = Limits { max_page: 10, ..Limits::default() };
-    let latency = Duration::from_millis(u64::from(seed.is_multiple_of(2)));
+    let latency = Duration::from_millis(u64::from(seed.is_multiple_of(4)));
     let ttl = ["5s", "250ms", "20ms"][(seed % 3) as usize];
     let how = Mounted::builder().emulator(Config { limits, latency, ..Config::with_bucket(BUCKET) });
-    let how = how.arg("--part-size=1M").arg("--memory-limit=64M").arg("--io-timeout=30s").arg(format!("--metadata-ttl={ttl}"));
+    let memory = if seed % 4 == 3 { "32M" } else { "64M" };
+    let how =
+        how.arg("--part-size=1M").arg(format!("--memory-limit={memory}")).arg("--io-timeout=30s").arg(format!("--metadata-ttl={ttl}"));
     defect.into_iter().fold(how, |how, defect| how.env("COSMOUNT_TEST_DEFECT", defect)).start()
 }
 

@@ -33,6 +33,8 @@ pub enum Action {
     Fstat { slot: u32 },
     Futimens { slot: u32, mtime: u64 },
     Copy { slot: u32, at: u64, to: u32, to_at: u64, length: u64 },
+    Fallocate { slot: u32, how: String, at: u64, length: u64 },
+    Holes { slot: u32 },
     ForkWrite { slot: u32, length: u64, tag: u64 },
     ForkClose { slot: u32 },
     Map { slot: u32, map: u32, at: u64, length: u64, write: bool },
@@ -66,9 +68,10 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether its answer, or what it sets, has to do with times, so that mapped pages must be written back before.
-    pub fn is_about_times(&self) -> bool {
-        matches!(self, Self::Utimens { .. } | Self::Futimens { .. } | Self::Stat { .. } | Self::Fstat { .. } | Self::Compare)
+    /// Whether its answer, or what it sets, has to do with times or holes, so that mapped pages must be written back before.
+    pub fn needs_settled_pages(&self) -> bool {
+        let times = matches!(self, Self::Utimens { .. } | Self::Futimens { .. } | Self::Stat { .. } | Self::Fstat { .. } | Self::Compare);
+        times || matches!(self, Self::Holes { .. })
     }
 }
 
@@ -211,28 +214,33 @@ impl Generator {
         let tag = self.count;
         let action = match self.chance.below(100) {
             0..12 => Action::Write { slot, length: self.length(), tag },
-            12..32 => Action::Pwrite { slot, at: self.offset(), length: self.length(), tag },
-            32..40 => Action::Read { slot, length: self.length() },
-            40..60 => Action::Pread { slot, at: self.offset(), length: self.length() },
-            60..63 => Action::Seek { slot, at: i64::try_from(self.offset()).unwrap(), end: false },
-            63..65 => Action::Seek { slot, at: 0, end: true },
-            65..72 => Action::Ftruncate { slot, size: self.offset() },
-            72..76 => Action::Fsync { slot, data: self.chance.one_in(2) },
-            76..80 => Action::Fstat { slot },
-            80..82 => Action::Futimens { slot, mtime: self.time() },
-            82..84 => Action::Dup { slot, to: self.slot() },
-            84..86 => Action::ForkWrite { slot, length: self.length(), tag },
-            86..87 => Action::ForkClose { slot },
-            87..93 => {
+            12..30 => Action::Pwrite { slot, at: self.offset(), length: self.length(), tag },
+            30..37 => Action::Read { slot, length: self.length() },
+            37..56 => Action::Pread { slot, at: self.offset(), length: self.length() },
+            56..59 => Action::Seek { slot, at: i64::try_from(self.offset()).unwrap(), end: false },
+            59..61 => Action::Seek { slot, at: 0, end: true },
+            61..67 => Action::Ftruncate { slot, size: self.offset() },
+            67..71 => Action::Fsync { slot, data: self.chance.one_in(2) },
+            71..75 => Action::Fstat { slot },
+            75..77 => Action::Futimens { slot, mtime: self.time() },
+            77..79 => Action::Dup { slot, to: self.slot() },
+            79..81 => Action::ForkWrite { slot, length: self.length(), tag },
+            81..82 => Action::ForkClose { slot },
+            82..88 => {
                 // Mappings begin at a page, and mostly at the first.
                 let at = if self.chance.one_in(3) { self.offset() / 4096 * 4096 } else { 0 };
                 Action::Map { slot, map: self.slot(), at, length: 1 + 4 * self.length(), write: !self.chance.one_in(4) }
             }
-            93..95 => {
+            88..91 => {
                 let to = self.handles.iter().filter(|handle| handle.0 == process).map(|handle| handle.1).collect::<Vec<_>>();
                 let to = *self.chance.pick(&to);
                 Action::Copy { slot, at: self.offset(), to, to_at: self.offset(), length: self.length() }
             }
+            91..94 => {
+                let how = (*self.chance.pick(&["punch", "punch", "zero", "zero keep", "keep"])).to_owned();
+                Action::Fallocate { slot, how, at: self.offset(), length: self.length() }
+            }
+            94..95 => Action::Holes { slot },
             _ => Action::Close { slot },
         };
         Step { process, action }

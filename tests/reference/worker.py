@@ -7,6 +7,7 @@ Answers hold only what two correct file systems must agree on: no inode numbers,
 
 import ctypes
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -21,9 +22,12 @@ LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 LIBC.msync.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 LIBC.read.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
 LIBC.write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 AT_FDCWD, RENAME_NOREPLACE, MS_SYNC = -100, 1, 4
 FLAGS = {"r": os.O_RDONLY, "w": os.O_WRONLY, "rw": os.O_RDWR, "creat": os.O_CREAT, "excl": os.O_EXCL, "trunc": os.O_TRUNC,
          "append": os.O_APPEND}
+# FALLOC_FL_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE
+FALLOCATE = {"keep": 1, "punch": 2 | 1, "zero": 16, "zero keep": 16 | 1}
 # A time before this was set by utimens; any other is "now", and differs between the sides.
 LONG_AGO = 1_500_000_000 * 10**9
 
@@ -219,6 +223,37 @@ class Worker:
                 break
             copied += count
         return copied
+
+    def fallocate(self, slot, how, at, length):
+        checked(LIBC.fallocate(self.fd(slot), FALLOCATE[how], at, length))
+
+    def holes(self, slot):
+        """What is called a hole reads as zeros. What else is called one is a file system's own affair."""
+        fd = self.fd(slot)
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY or not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Refused("cannot be compared")
+        before = os.lseek(fd, 0, os.SEEK_CUR)
+        try:
+            at, size = 0, os.fstat(fd).st_size
+            while at < size:
+                hole = os.lseek(fd, at, os.SEEK_HOLE)
+                try:
+                    at = os.lseek(fd, hole, os.SEEK_DATA) if hole < size else size
+                except OSError as error:
+                    if error.errno != errno.ENXIO:
+                        raise
+                    at = size
+                if os.pread(fd, at - hole, hole).strip(b"\0"):
+                    return f"data in the hole from {hole} to {at}"
+            for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+                try:
+                    return f"{os.lseek(fd, size, whence)} lies behind the end"
+                except OSError as error:
+                    if error.errno != errno.ENXIO:
+                        raise
+        finally:
+            os.lseek(fd, before, os.SEEK_SET)
+        return size
 
     def fork_write(self, slot, length, tag):
         fd = self.fd(slot)

@@ -258,7 +258,13 @@ impl Content {
         if head.meta.token != unsettled.meta.token || head.version.size != unsettled.size {
             return Ok(());
         }
-        let stored = Stored { version: head.version, crc64: head.crc64, last_modified: Some(head.last_modified), date: head.date };
+        let stored = Stored {
+            version: head.version,
+            crc64: head.crc64,
+            last_modified: Some(head.last_modified),
+            sse: head.meta.sse,
+            date: head.date,
+        };
         let Unsettled { meta, generation, size, clean, .. } = unsettled;
         self.state.lock().settle_stream(meta.token.as_ref());
         self.switch(&stored.version, generation, size, &clean, &[]);

@@ -159,13 +159,6 @@ fn meta(headers: &HeaderMap) -> Meta {
             user.insert(suffix.to_owned(), value);
         }
     }
-    let customer = format!("{SSE}-customer-algorithm");
-    let sse = match text(headers, SSE).as_deref() {
-        _ if headers.contains_key(customer.as_str()) => Some(Sse::Customer),
-        Some("AES256") => Some(Sse::Cos),
-        Some(_) => Some(Sse::Kms(text(headers, &format!("{SSE}-cos-kms-key-id")))),
-        None => None,
-    };
     Meta {
         content_type: text(headers, "content-type"),
         cache_control: text(headers, "cache-control"),
@@ -175,10 +168,21 @@ fn meta(headers: &HeaderMap) -> Meta {
         expires: text(headers, "expires"),
         user,
         class: text(headers, "x-cos-storage-class").and_then(|class| class_of(&class)),
-        sse,
+        sse: sse(headers),
         acl: None,
         tags: None,
         token,
+    }
+}
+
+/// Server-side encryption, as HEAD and the answers to writes show it.
+pub(super) fn sse(headers: &HeaderMap) -> Option<Sse> {
+    let customer = format!("{SSE}-customer-algorithm");
+    match text(headers, SSE).as_deref() {
+        _ if headers.contains_key(customer.as_str()) => Some(Sse::Customer),
+        Some("AES256") => Some(Sse::Cos),
+        Some(_) => Some(Sse::Kms(text(headers, &format!("{SSE}-cos-kms-key-id")))),
+        None => None,
     }
 }
 

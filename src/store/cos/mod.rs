@@ -94,6 +94,7 @@ impl CosBucket {
             version: ObjectVersion { key: key.clone(), etag, size, version_id: meta::version_id(answer.headers()) },
             crc64: meta::crc64(answer.headers()),
             last_modified: None,
+            sse: meta::sse(answer.headers()),
             date: answer.date().unwrap_or_else(|| self.client.clock.wall()),
         }
     }
@@ -223,6 +224,7 @@ impl Bucket for CosBucket {
             },
             crc64: copied.crc64.or_else(|| meta::crc64(&headers)),
             last_modified: copied.last_modified,
+            sse: meta::sse(&headers),
             date: date.unwrap_or_else(|| self.client.clock.wall()),
         })
     }
@@ -348,6 +350,7 @@ impl Bucket for CosBucket {
             },
             crc64,
             last_modified: made.last_modified,
+            sse: meta::sse(&headers),
             date: date.unwrap_or_else(|| self.client.clock.wall()),
         })
     }

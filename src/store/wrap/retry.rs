@@ -272,7 +272,8 @@ impl Retry<dyn Bucket> {
                 }
                 Settled::Foreign if gone && !lost => return Err(course.give_up(error)),
                 Settled::Foreign if made.token.is_none() => return Err(course.give_up(error)),
-                Settled::Foreign if replaces == Replaces::Absent => {
+                // A copy that may have been made and overwritten is no plain refusal, which a rename would answer by overwriting in turn.
+                Settled::Foreign if replaces == Replaces::Absent && !(lost && made.operation == Operation::Copy) => {
                     let taken = Error::new(Kind::Exists, made.operation.name(), "the object is there, and it is not ours").on(made.key);
                     return Err(course.give_up(if refused { error } else { taken }));
                 }
@@ -406,7 +407,7 @@ fn is_another(head: &Head, gone: &ObjectVersion, ago: Duration) -> bool {
 }
 
 fn stored_by(head: Head) -> Stored {
-    Stored { version: head.version, crc64: head.crc64, last_modified: Some(head.last_modified), date: head.date }
+    Stored { version: head.version, crc64: head.crc64, last_modified: Some(head.last_modified), sse: head.meta.sse, date: head.date }
 }
 
 /// A body over several requests.

@@ -71,10 +71,17 @@ impl Names {
         (now.saturating_duration_since(carries.asked) < YOUNG).then(|| carries.clone())
     }
 
-    /// What is owed goes with the next commit of a file that is open for writing, unless it is on its way.
+    /// What is owed goes with the next commit of a file that is open for writing, unless it is on its way already.
     pub(in crate::vfs) fn owe_with_commit(&mut self, ino: Ino) {
-        let Self { tree, open, claims, pending } = self;
-        let Some(open) = open.get_mut(&ino).filter(|open| open.writers > 0 && !claims.holds(ino)) else { return };
+        if !self.claims.holds(ino) {
+            self.owe_with_this_commit(ino);
+        }
+    }
+
+    /// The same for who has claimed the inode.
+    pub(in crate::vfs) fn owe_with_this_commit(&mut self, ino: Ino) {
+        let Self { tree, open, pending, .. } = self;
+        let Some(open) = open.get_mut(&ino).filter(|open| open.writers > 0) else { return };
         let Some(owed) = pending.owed.remove(&ino) else { return };
         let epoch = tree.advance();
         if let Some(node) = tree.node_mut(ino) {

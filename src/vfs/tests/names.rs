@@ -57,6 +57,61 @@ async fn misses_list_a_directory_so_that_further_ones_are_free() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_directory_of_many_pages_is_listed_once_its_misses_have_cost_as_much() {
+    let s = Setting::new();
+    for n in 0..2500 {
+        s.foreign(&format!("d/{n:04}"), "");
+    }
+    let d = s.ino("d").await;
+    s.bucket.reset_counters();
+    for n in 0..100 {
+        assert!(matches!(s.vfs.lookup(&s.cx(), d, format!("new{n}").as_ref()).await.unwrap(), Lookup::Absent(_)));
+    }
+    // Pages after the third, sixth and twelfth miss: one, two and all three.
+    assert_eq!(s.requests(), BTreeMap::from([(Operation::Head, 12), (Operation::List, 12 + 1 + 2 + 3)]));
+    assert!(matches!(s.vfs.lookup(&s.cx(), d, "2499".as_ref()).await.unwrap(), Lookup::Found(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_one_name_at_once_asks_together() {
+    async fn together(s: &Setting, name: &'static str) -> Vec<Result<Lookup>> {
+        s.bucket.set_latency(Duration::from_millis(50));
+        s.bucket.reset_counters();
+        let lookups = (0..20).map(|_| async { s.vfs.lookup(&s.cx(), Ino::ROOT, name.as_ref()).await });
+        let found = futures_util::future::join_all(lookups).await;
+        s.bucket.set_latency(Duration::ZERO);
+        found
+    }
+    let s = Setting::new();
+    s.foreign("a", "x");
+    assert!(together(&s, "a").await.iter().all(|found| matches!(found, Ok(Lookup::Found(_)))));
+    assert_eq!(s.requests(), BTreeMap::from([(Operation::Head, 1), (Operation::List, 1)]));
+    assert!(together(&s, "b").await.iter().all(|found| matches!(found, Ok(Lookup::Absent(_)))));
+    assert_eq!(s.requests(), BTreeMap::from([(Operation::Head, 1), (Operation::List, 1)]));
+
+    // Nobody inherits a failure, nor waits for one that has gone.
+    s.foreign("c", "x");
+    s.bucket.fail_next(Operation::Head, Kind::Unavailable, Effect::Refused);
+    let found = together(&s, "c").await;
+    assert_eq!(found.iter().filter(|found| found.is_err()).count(), 1);
+    s.foreign("e", "x");
+    s.bucket.set_latency(Duration::from_secs(10));
+    let (first, second) = (s.cx(), s.cx());
+    let given_up = tokio::time::timeout(Duration::from_secs(1), s.vfs.lookup(&first, Ino::ROOT, "e".as_ref()));
+    let (given_up, found) = tokio::join!(given_up, async {
+        s.pass(0).await;
+        let start = Instant::now();
+        (s.vfs.lookup(&second, Ino::ROOT, "e".as_ref()).await, start.elapsed())
+    });
+    assert!(given_up.is_err() && matches!(found.0, Ok(Lookup::Found(_))));
+    assert!(found.1 < Duration::from_secs(12), "{:?}", found.1);
+
+    let strict = Setting::over(Arc::clone(&s.bucket), |config| config.metadata_ttl = Duration::ZERO);
+    together(&strict, "a").await;
+    assert_eq!(strict.bucket.requests(Operation::Head), 20, "where nothing is believed for any time, everybody asks");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_error_is_never_taken_for_absence() {
     let s = Setting::new();
     s.foreign("a", "x");

@@ -321,3 +321,174 @@ async fn sources_that_cannot_be_deleted_are_an_error() {
     assert!(matches!(s.rename("d", "e").await, Err(Error::Denied(_))));
     assert_eq!((s.peek("d/file"), s.peek("e/file")), (Some("x".to_owned()), Some("x".to_owned())), "nothing is lost by it");
 }
+
+impl Setting {
+    /// What every object below carries, as HEAD shows it, without the tokens.
+    fn carried(&self, below: &str) -> BTreeMap<String, Meta> {
+        let keys = self.keys().into_iter().filter_map(|key| key.strip_prefix(below).map(str::to_owned));
+        let meta = |rest: &String| self.bucket.peek_head(&Key::new(format!("{below}{rest}"))).unwrap().meta;
+        keys.map(|rest| (rest.clone(), Meta { token: None, acl: None, tags: None, ..meta(&rest) })).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_this_mount_wrote_moves_without_a_head() {
+    let s = Setting::new();
+    s.mkdir("d").await.unwrap();
+    s.mkdir("d/sub").await.unwrap();
+    for n in 0..10 {
+        s.save(&format!("d/sub/{n}.html"), "x").await.unwrap();
+    }
+    s.vfs.symlink(&s.cx(), s.ino("d").await, "link".as_ref(), "sub/1.html".as_ref()).await.unwrap();
+    let change =
+        SetAttr { mode: Some(0o751), mtime: Some(SetTime::To(SystemTime::UNIX_EPOCH + Duration::new(7, 8))), ..SetAttr::default() };
+    s.vfs.setattr(&s.cx(), s.ino("d/sub/3.html").await, None, change).await.unwrap();
+    let name = "user.color".as_ref();
+    s.vfs.setxattr(&s.cx(), s.ino("d/sub/4.html").await, name, b"red", SetXattr::Any).await.unwrap();
+    s.find("e").await.unwrap_err();
+    let before = s.carried("d/");
+    s.bucket.reset_counters();
+    s.rename("d", "e").await.unwrap();
+    let expected = [(Operation::List, 2), (Operation::Copy, 13), (Operation::DeleteMany, 1)];
+    assert_eq!(s.requests(), BTreeMap::from(expected));
+    assert_eq!(s.carried("e/"), before);
+    assert!(before.values().all(|meta| meta.user.contains_key("mode")), "{before:?}");
+    // And once more: what a copy made is known as well.
+    s.find("f").await.unwrap_err();
+    s.bucket.reset_counters();
+    s.rename("e", "f").await.unwrap();
+    assert_eq!(s.requests(), BTreeMap::from(expected));
+    assert_eq!(s.carried("f/"), before);
+    let entry = s.find("f/sub/3.html").await.unwrap();
+    assert_eq!((entry.attr.mode, entry.attr.mtime), (0o751, SystemTime::UNIX_EPOCH + Duration::new(7, 8)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_index_does_not_know_whole_is_asked_for_and_kept() {
+    let s = Setting::new();
+    let typed = Meta { content_type: Some("text/plain".into()), ..Meta::default() };
+    let user = |name: &str| BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+    let asked = [
+        ("cache", Meta { cache_control: Some("no-store".into()), ..typed.clone() }),
+        ("foreign", Meta { user: user("color"), ..typed.clone() }),
+        ("odd", Meta { user: user("owner"), ..typed.clone() }),
+        ("sse", Meta { sse: Some(crate::store::Sse::Cos), ..typed.clone() }),
+        ("untyped", Meta::default()),
+    ];
+    let known = [("plain", typed.clone()), ("class", Meta { class: Some("STANDARD_IA".into()), ..typed })];
+    for (name, meta) in asked.iter().chain(&known) {
+        s.bucket.put_foreign_with(&Key::new(format!("d/{name}")), "x", meta.clone());
+    }
+    s.foreign("d/unseen", "x");
+    // Looked at when they can no longer change without its being seen.
+    s.pass(10).await;
+    for (name, _) in asked.iter().chain(&known) {
+        s.find(&format!("d/{name}")).await.unwrap();
+    }
+    let before = s.carried("d/");
+    s.bucket.reset_counters();
+    s.rename("d", "e").await.unwrap();
+    assert_eq!(s.bucket.requests(Operation::Copy), 8);
+    // HEAD of `e` and `e/` beside those.
+    let others = 1;
+    assert_eq!(s.bucket.requests(Operation::Head) - others, asked.len() as u64 + 1, "{:?}", s.requests());
+    let after = s.carried("e/");
+    let without_times = |all: BTreeMap<String, Meta>| -> BTreeMap<String, Meta> {
+        let strip = |mut meta: Meta| {
+            meta.user.retain(|name, _| !name.contains("mtime"));
+            meta
+        };
+        all.into_iter().map(|(name, meta)| (name, strip(meta))).collect()
+    };
+    assert_eq!(without_times(after), without_times(before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_replaced_or_removed_behind_the_listing_is_looked_at_again() {
+    let s = Setting::new();
+    s.mkdir("d").await.unwrap();
+    for name in ["gone", "kept", "replaced"] {
+        s.save(&format!("d/{name}"), "old").await.unwrap();
+    }
+    s.find("e").await.unwrap_err();
+    let held = s.bucket.hold(Operation::Copy);
+    let (vfs, cx) = (Arc::clone(&s.vfs), s.cx());
+    let rename =
+        tokio::spawn(async move { vfs.rename(&cx, (Ino::ROOT, "d".as_ref()), (Ino::ROOT, "e".as_ref()), RenameMode::Replace).await });
+    s.pass(1).await;
+    s.bucket.delete_foreign(&Key::new("d/gone"));
+    s.bucket.put_foreign_with(&Key::new("d/replaced"), "theirs", Meta { cache_control: Some("no-store".into()), ..Meta::default() });
+    drop(held);
+    rename.await.unwrap().unwrap();
+    assert_eq!(s.keys(), ["e/", "e/kept", "e/replaced"]);
+    let theirs = s.bucket.peek_head(&Key::new("e/replaced")).unwrap();
+    assert_eq!((s.peek("e/replaced").as_deref(), theirs.meta.cache_control.as_deref()), (Some("theirs"), Some("no-store")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_preserve_full_only_access_lists_and_tags_are_asked_for() {
+    let s = Setting::with(|config| config.preserve = Preserve::Full);
+    s.mkdir("d").await.unwrap();
+    s.save("d/a", "x").await.unwrap();
+    let tags = crate::store::Tags(vec![("k".into(), "v".into())]);
+    s.bucket.set_acl_and_tags(&Key::new("d/a"), crate::store::Acl::default(), tags.clone());
+    s.find("e").await.unwrap_err();
+    s.bucket.reset_counters();
+    s.rename("d", "e").await.unwrap();
+    let of = |operation| s.bucket.requests(operation);
+    assert_eq!((of(Operation::Head), of(Operation::Acl), of(Operation::Tags), of(Operation::Copy)), (0, 2, 2, 2));
+    assert_eq!(s.bucket.peek_head(&Key::new("e/a")).unwrap().meta.tags, Some(tags));
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_rename_that_happened_no_errno_asks_for_it_again() {
+    // ESTALE makes the kernel call once more, which finds nothing under the old name; EXDEV, ENOENT and EEXIST mean to programs that nothing was done.
+    for (operation, skip) in [(Operation::DeleteMany, 0), (Operation::List, 1)] {
+        for kind in [
+            Kind::Precondition,
+            Kind::Conflict,
+            Kind::NotFound,
+            Kind::Exists,
+            Kind::NotEmpty,
+            Kind::KeyTooLong,
+            Kind::TooLarge,
+            Kind::Unsupported,
+        ] {
+            let s = Setting::new();
+            s.mkdir("d").await.unwrap();
+            s.save("d/file", "x").await.unwrap();
+            s.find("e").await.unwrap_err();
+            let held = s.bucket.hold(Operation::Copy);
+            let (vfs, cx) = (Arc::clone(&s.vfs), s.cx());
+            let names = ((Ino::ROOT, "d".as_ref()), (Ino::ROOT, "e".as_ref()));
+            let rename = tokio::spawn(async move { vfs.rename(&cx, names.0, names.1, RenameMode::Replace).await });
+            s.pass(1).await;
+            assert!(skip == 0 || s.bucket.requests(Operation::List) > 0, "the sources are listed by now");
+            s.bucket.fail_next(operation, kind, Effect::Refused);
+            drop(held);
+            let result = rename.await.unwrap();
+            assert!(matches!(result, Err(Error::Io(_))), "{operation:?} {kind:?}: {result:?}");
+            assert_eq!(s.load("e/file").await.unwrap(), "x", "it has happened");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_went_although_its_delete_failed_leaves_the_copy() {
+    let s = Setting::new();
+    s.save("a", "x").await.unwrap();
+    s.bucket.fail_next(Operation::Delete, Kind::Unavailable, Effect::LostAfter);
+    s.rename("a", "b").await.unwrap();
+    assert_eq!((s.keys(), s.load("b").await.unwrap()), (vec!["b".to_owned()], "x".to_owned()));
+    // Where that cannot be told, nothing is deleted.
+    s.bucket.fail_next(Operation::Delete, Kind::Denied, Effect::LostAfter);
+    let held = s.bucket.hold(Operation::Delete);
+    let (vfs, cx) = (Arc::clone(&s.vfs), s.cx());
+    let rename =
+        tokio::spawn(async move { vfs.rename(&cx, (Ino::ROOT, "b".as_ref()), (Ino::ROOT, "c".as_ref()), RenameMode::Replace).await });
+    s.pass(1).await;
+    s.bucket.fail_next(Operation::Head, Kind::Denied, Effect::Refused);
+    drop(held);
+    assert!(rename.await.unwrap().is_err());
+    assert_eq!(s.keys(), ["c"]);
+}
