@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use cosmount::emulator::{Account, Config, Limits, Rates, Restoring, Server, Tls, Token};
+use cosmount::emulator::{Account, Config, ETags, Limits, Rates, Restoring, Server, Tls, Token};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Tencent COS server on this host, for tests
@@ -69,6 +69,12 @@ struct Args {
     /// Refuse signatures that leave out the host or a parameter
     #[arg(long)]
     strict: bool,
+    /// Benchmarks only: take x-amz- headers for x-cos- ones, answer with them, and let every request do everything
+    #[arg(long)]
+    s3: bool,
+    /// Make ETags of PUTs and parts from this sum of their bytes; crc64 is cheaper, and no MD5 as with SSE-KMS
+    #[arg(long, value_name = "SUM", value_parser = ["md5", "crc64"], default_value = "md5")]
+    etag: String,
     /// Accept smaller parts than 1 MiB
     #[arg(long, value_name = "BYTES")]
     min_part: Option<u64>,
@@ -130,6 +136,8 @@ fn config(args: Args) -> anyhow::Result<Config> {
         rates,
         restoring: Restoring { delay: Duration::from_millis(args.restore_delay), day: Duration::from_millis(args.restore_day) },
         tls,
+        etags: if args.etag == "crc64" { ETags::Crc64 } else { ETags::Md5 },
+        s3: args.s3,
         admin: args.admin,
         faults,
         ..Config::default()

@@ -41,6 +41,17 @@ pub struct Written {
     pub size: u64,
 }
 
+/// Where the bytes of a file are that are not committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldBytes {
+    /// Bytes in memory.
+    pub memory: u64,
+    /// Bytes in staging.
+    pub staged: u64,
+    /// Bytes that have left as parts of an upload that is still open.
+    pub uploaded: u64,
+}
+
 /// The bytes of one open file.
 #[derive(Debug)]
 pub struct File {
@@ -78,6 +89,13 @@ impl File {
     /// Its bytes in memory and staging that are not committed.
     pub fn dirty_bytes(&self) -> u64 {
         self.content.state.lock().extents.dirty_bytes()
+    }
+
+    /// Where those bytes are that no commit has taken yet.
+    pub fn held(&self) -> HeldBytes {
+        let state = self.content.state.lock();
+        let (memory, dirty) = (state.extents.memory(), state.extents.dirty_bytes());
+        HeldBytes { memory, staged: dirty - memory, uploaded: state.extents.uploaded() }
     }
 
     /// The version its clean bytes come from; `None` while nothing of it was ever committed.

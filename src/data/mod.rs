@@ -27,7 +27,7 @@ use crate::store::{Bucket, Key, Meta, ObjectVersion, Replaces, Stored};
 use crate::support::{Budget, ByteSize, Clock, Ctx, Metrics, TaskGroup};
 
 pub use error::Error;
-pub use file::{At, File, Frozen, Written};
+pub use file::{At, File, Frozen, HeldBytes, Written};
 pub use read::Reader;
 
 /// What a call of this room returns.
@@ -38,8 +38,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Config {
     /// Size of the first parts of an upload; below it a file is one PUT.
     pub part_size: ByteSize,
-    /// Parts of one file in flight at once.
+    /// Parts in flight at first; streams find out how many are best.
     pub parallel_parts: usize,
+    /// Most parts of all streams in flight.
+    pub most_parallel_parts: usize,
     /// Most bytes a sequential reader's window asks ahead.
     pub largest_window: ByteSize,
     /// Most bytes that staging may hold.
@@ -64,7 +66,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             part_size: ByteSize::mib(8),
-            parallel_parts: 4,
+            parallel_parts: 8,
+            most_parallel_parts: 64,
             largest_window: ByteSize::mib(32),
             staging_limit: ByteSize::gib(10),
             defect: None,

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auth::hex;
 use super::fault::Rule;
 use super::throttle::Rates;
 
@@ -38,6 +39,11 @@ pub struct Config {
     pub restoring: Restoring,
     /// Speak TLS.
     pub tls: Option<Tls>,
+    /// What the ETag of an object or part says that came in one request.
+    pub etags: ETags,
+    /// Take S3's names for COS's headers, and answer with them; signatures are then neither wanted nor checked. For comparing cosmount with
+    /// programs that speak nothing else.
+    pub s3: bool,
     /// Answer under `/_emulator/`.
     pub admin: bool,
     /// Faults from the start.
@@ -63,6 +69,8 @@ impl Default for Config {
             rates: Rates::default(),
             restoring: Restoring::default(),
             tls: None,
+            etags: ETags::default(),
+            s3: false,
             admin: false,
             faults: Vec::new(),
             log_entries: 100_000,
@@ -129,6 +137,32 @@ pub struct Tls {
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
+
+/// What the ETag of an object or part says that came in one request. No client may count on the first: objects encrypted by SSE-KMS or SSE-C have
+/// other ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ETags {
+    /// Its MD5, as COS has it.
+    #[default]
+    Md5,
+    /// Its CRC-64, which costs a tenth: a benchmark with MD5 measures the emulator.
+    Crc64,
+}
+
+impl ETags {
+    /// The ETag of bytes with these sums.
+    pub(super) fn of(self, md5: Option<&[u8; 16]>, crc: u64) -> String {
+        match (self, md5) {
+            (Self::Md5, Some(md5)) => hex(md5),
+            _ => format!("{crc:016x}"),
+        }
+    }
+
+    /// Whether an ETag is made from the bytes, so that their copy has the same.
+    pub(super) fn says_bytes(etag: &str) -> bool {
+        matches!(etag.len(), 16 | 32)
     }
 }
 

@@ -3,9 +3,9 @@
 //! Source: COS API, PUT Object - Copy (document 436/10881) and Upload Part - Copy (436/8287), read 2026-11.
 
 use super::answer::{Answer, Length};
-use super::auth::hex;
 use super::call::Call;
 use super::conditions::{Verdict, check};
+use super::config::ETags;
 use super::content::Content;
 use super::error::{Failure, Outcome};
 use super::meta::{Encryption, Meta};
@@ -35,9 +35,11 @@ impl Core {
             return Err(Failure::new(400, "InvalidRequest", "A copy onto itself must replace the metadata."));
         }
         let meta = self.copied_meta(call, found, replaced)?;
-        // An MD5 stays one; anything else is as opaque as it was, but another object's.
-        let plain =
-            found.etag.len() == 32 && found.meta.encryption == Encryption::None && !meta.encryption.hides_md5() && !found.appendable;
+        // A sum stays one; anything else is as opaque as it was, but another object's.
+        let plain = ETags::says_bytes(&found.etag)
+            && found.meta.encryption == Encryption::None
+            && !meta.encryption.hides_md5()
+            && !found.appendable;
         let etag = if plain { found.etag.clone() } else { self.random_hex() };
         let files = self.store.stage(&found.content)?;
         let object = Object { content: found.content.clone(), etag, crc: found.crc, modified: call.now, meta, files, ..Object::default() };
@@ -94,10 +96,14 @@ impl Core {
         }
         let content = Content::new(source.found.content.slice(range));
         let files = self.store.stage(&content)?;
-        let mut md5 = <md5::Md5 as md5::Digest>::new();
-        content.pieces().for_each(|piece| md5::Digest::update(&mut md5, piece));
-        let etag = hex(&md5::Digest::finalize(md5));
-        let part = Part { crc: content.crc(), content, etag: etag.clone(), modified: call.now, files };
+        let crc = content.crc();
+        let md5 = (self.config.etags == ETags::Md5).then(|| {
+            let mut md5 = <md5::Md5 as md5::Digest>::new();
+            content.pieces().for_each(|piece| md5::Digest::update(&mut md5, piece));
+            md5::Digest::finalize(md5).into()
+        });
+        let etag = self.config.etags.of(md5.as_ref(), crc);
+        let part = Part { crc, content, etag: etag.clone(), modified: call.now, files };
         self.store.put_part(call.bucket()?, call.key(), &id, number, part)?;
         let document = Writer::new("CopyPartResult").text("ETag", &format!("\"{etag}\"")).text("LastModified", &iso_date(call.now, true));
         Ok(source.named(Answer { length: Length::Chunked, ..Answer::xml(document.finish()) }))

@@ -46,6 +46,7 @@ mod meta;
 mod multipart;
 mod objects;
 mod op;
+mod s3;
 mod server;
 mod state;
 mod target;
@@ -53,7 +54,7 @@ mod throttle;
 mod versions;
 mod xml;
 
-pub use config::{Account, Config, Limits, Restoring, Tls, Token};
+pub use config::{Account, Config, ETags, Limits, Restoring, Tls, Token};
 pub use face::{Server, StoredObject, StoredUpload, StoredVersion};
 pub use fault::{Action, Faults, Rule, RuleState};
 pub use log::{Count, Counters, LogEntry};

@@ -103,9 +103,9 @@ impl Core {
         if forbids(call) { self.store.bucket(call.bucket()?, |bucket| bucket.check_absent(call.key())) } else { Ok(()) }
     }
 
-    /// The MD5 of the bytes, unless encryption hides it.
+    /// The ETag of the bytes, unless encryption hides it.
     pub(super) fn etag_of(&self, meta: &Meta, received: &Received) -> String {
-        if meta.encryption.hides_md5() { self.random_hex() } else { hex(&received.md5) }
+        if meta.encryption.hides_md5() { self.random_hex() } else { received.etag.clone() }
     }
 
     pub(super) async fn append_object(&self, call: &mut Call) -> Outcome<Answer> {

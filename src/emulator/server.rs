@@ -36,6 +36,7 @@ use super::meta::text;
 use super::multipart::hex_of;
 use super::objects::http_date;
 use super::op::Op;
+use super::s3;
 use super::state::Store;
 use super::target::Target;
 use super::throttle::Throttle;
@@ -138,7 +139,10 @@ impl Core {
 
     async fn serve(self: Arc<Self>, request: Request<Incoming>, control: Arc<Control>) -> Served {
         let _serving = Counted::begin(&self.serving);
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if self.config.s3 {
+            s3::incoming(&mut parts.headers);
+        }
         if self.config.admin && parts.uri.path().starts_with("/_emulator/") {
             return self.admin(&parts, body, control).await;
         }
@@ -159,6 +163,7 @@ impl Core {
             now: clock::unix_now(),
             body: Some(body),
             body_timeout: self.config.limits.body_timeout,
+            etags: self.config.etags,
         };
         if !link.latency.is_zero() {
             clock::sleep(link.latency).await;
@@ -287,7 +292,7 @@ impl Core {
         let signed = Signed { method: &method, path: &call.target.path, query: &call.target.query, headers: &call.headers };
         let rules = Rules { now, strict: self.config.strict_signatures, tokens_expired: call.plan.has(&Action::ExpireToken) };
         let accounts = self.accounts.read().clone();
-        if auth::verify(&accounts, signed, rules)?.is_none() && !self.config.anonymous {
+        if auth::verify(&accounts, signed, rules)?.is_none() && !self.config.anonymous && !self.config.s3 {
             self.check_anonymous(call)?;
         }
         let _writing = call.target.op.writes_object().then(|| Writing::begin(self, call));
@@ -370,7 +375,12 @@ impl Core {
 
     /// What every answer carries.
     fn common(&self, answer: Answer, record: &Record, clock: u64) -> Answer {
-        answer.header("x-cos-request-id", record.request_id()).header(SERVER, "tencent-cos").header(DATE, &http_date(clock))
+        let mut answer =
+            answer.header("x-cos-request-id", record.request_id()).header(SERVER, "tencent-cos").header(DATE, &http_date(clock));
+        if self.config.s3 {
+            s3::outgoing(&mut answer.headers);
+        }
+        answer
     }
 }
 

@@ -37,6 +37,11 @@ pub(super) fn errno(error: &Error) -> Errno {
     }
 }
 
+/// What the program sees, as errno(3) spells it.
+pub fn errno_name(error: &Error) -> String {
+    format!("{:?}", nix::errno::Errno::from_raw(errno(error).code()))
+}
+
 /// Whether a person should hear of it: the program's own mistakes and everyday answers are not news, what the bucket or the host did is.
 pub(super) fn is_trouble(errno: Errno) -> bool {
     [Errno::EIO, Errno::ETIMEDOUT, Errno::EACCES, Errno::EDQUOT, Errno::ENOSPC, Errno::ESTALE, Errno::EBUSY].contains(&errno)
@@ -83,6 +88,7 @@ mod tests {
         for (error, expected) in table {
             assert_eq!(errno(&error), expected, "{error:?}");
         }
+        assert_eq!(errno_name(&Error::Quota(text())), "EDQUOT");
     }
 
     #[test]

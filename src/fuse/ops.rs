@@ -23,11 +23,13 @@ use crate::fuse::dispatch::{self, Dispatch};
 use crate::fuse::errno::errno;
 use crate::fuse::failures::Failures;
 use crate::fuse::reply;
-use crate::support::Ctx;
+use crate::support::{Ctx, Pool};
 use crate::vfs::{Error, Fh, Ino, Owner, Result, SetAttr, StatFs, Vfs};
 
 /// Most bytes of one WRITE; the kernel cuts it to `fs.fuse.max_pages_limit`, 1 MiB by default.
 const MAX_WRITE: u32 = 1 << 20;
+/// Most bytes of write buffers that wait to be used again: two parts, which is what an answer frees at a time.
+const BUFFERS: usize = 16 << 20;
 /// Most requests of the kernel's own (readahead, write-out) at once.
 const MAX_BACKGROUND: u16 = 64;
 
@@ -52,6 +54,8 @@ pub(super) struct Front {
     dispatch: Dispatch,
     failures: Arc<Failures>,
     again: Arc<Again>,
+    /// What is written is copied into these.
+    buffers: Arc<Pool>,
     /// The session's descriptor once more, for answers that fuser cannot encode.
     device: Arc<File>,
 }
@@ -70,7 +74,7 @@ pub(super) fn negotiate(config: &mut KernelConfig) {
 
 impl Front {
     pub(super) fn new(vfs: Arc<Vfs>, dispatch: Dispatch, failures: Arc<Failures>, device: File) -> Self {
-        Self { vfs, dispatch, failures, again: Arc::default(), device: Arc::new(device) }
+        Self { vfs, dispatch, failures, again: Arc::default(), buffers: Pool::new(BUFFERS), device: Arc::new(device) }
     }
 
     fn run<R, T, F>(
@@ -293,7 +297,7 @@ impl Filesystem for Front {
         lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let bytes = Bytes::copy_from_slice(data);
+        let bytes = self.buffers.copy(data);
         let from_page_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let owner = lock_owner.map(|owner| Owner(owner.0));
         let work = |vfs: Arc<Vfs>, cx| async move { vfs.write(&cx, Fh(fh.0), offset, bytes, from_page_cache, owner).await };

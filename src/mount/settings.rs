@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::data;
 use crate::mount::session::Audience;
 use crate::store::{
-    BucketName, Proxies,
+    BucketName, Capabilities, Proxies,
     cos::{Endpoints, Sources as Credentials},
 };
 use crate::support::ByteSize;
@@ -79,6 +79,8 @@ pub struct Access {
     pub proxies: Proxies,
     /// Whether reads that are late are asked for twice; off only to see what it is good for.
     pub hedging: bool,
+    /// What one request and one upload may have.
+    pub limits: Capabilities,
     /// Where credentials may come from.
     pub credentials: Credentials,
 }
@@ -140,6 +142,8 @@ impl Settings {
             "wrong-size-after-rename-over" => self.vfs.defect = Some(vfs::Defect::WrongSizeAfterRenameOver),
             "entry-created-during-listing-lost" => self.vfs.defect = Some(vfs::Defect::EntryCreatedDuringListingLost),
             "no-hedging" => self.store.hedging = false,
+            // None of it, but limits that a test can reach.
+            "limits-by-thousand" => self.store.limits = self.store.limits.clone().thousandth(),
             other => bail!("there is no defect {other:?} to build in"),
         }
         Ok(())

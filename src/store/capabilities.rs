@@ -58,4 +58,17 @@ impl Capabilities {
             versioning: Versioning::Never,
         }
     }
+
+    /// The same with a thousandth of the bytes and the parts.
+    #[must_use]
+    pub fn thousandth(self) -> Self {
+        Self {
+            smallest_part: self.smallest_part / 1000,
+            largest_part: self.largest_part / 1000,
+            most_parts: self.most_parts / 1000,
+            largest_put: self.largest_put / 1000,
+            largest_copy: self.largest_copy / 1000,
+            ..self
+        }
+    }
 }

@@ -48,6 +48,7 @@ pub use types::{
 #[cfg(any(test, fuzzing))]
 pub(crate) use {certificate::fuzz as fuzz_certificate, proxy::fuzz as fuzz_proxies};
 
+pub(crate) use checksum::combine as combine_crc64;
 pub use way::Way;
 pub use wrap::fault::{Fault, Faults};
 
@@ -144,6 +145,8 @@ pub struct CosConfig {
     pub connections: usize,
     /// Whether what is late is asked for twice.
     pub hedging: bool,
+    /// What one request and one upload may have: [`Capabilities::cos`], but for tests with an emulator of other limits.
+    pub limits: Capabilities,
 }
 
 impl CosConfig {
@@ -157,8 +160,8 @@ impl CosConfig {
 /// # Errors
 /// A sentence about the CA file or the TLS set-up.
 pub fn open_cos(config: CosConfig, metrics: &Metrics, clock: Arc<dyn Clock>) -> std::result::Result<Arc<dyn Service>, String> {
-    let CosConfig { endpoints, credentials, ca_file, connections, hedging } = config;
-    let dialect = cos::CosService::new(endpoints, credentials, ca_file.as_deref(), Arc::clone(&clock))?;
+    let CosConfig { endpoints, credentials, ca_file, connections, hedging, limits } = config;
+    let dialect = cos::CosService::new(endpoints, credentials, ca_file.as_deref(), limits, Arc::clone(&clock))?;
     let hedged = hedging.then(|| (metrics.counter("hedged_gets"), metrics.counter("hedged_gets_won")));
     Ok(wrapped(Arc::new(dialect), connections, metrics, retry::Setup { clock, hedged }))
 }

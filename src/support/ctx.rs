@@ -65,6 +65,8 @@ struct Progress {
     bytes: AtomicU64,
     /// Attempts since then that stood still.
     setbacks: AtomicU32,
+    /// Attempts that the store told to slow down.
+    throttled: AtomicU32,
 }
 
 impl Progress {
@@ -90,7 +92,14 @@ impl Ctx {
             urgency: Urgency::Demand,
             in_bulk: false,
             patience,
-            progress: Arc::new(Progress { clock, start, last: AtomicU64::new(0), bytes: AtomicU64::new(0), setbacks: AtomicU32::new(0) }),
+            progress: Arc::new(Progress {
+                clock,
+                start,
+                last: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
+                setbacks: AtomicU32::new(0),
+                throttled: AtomicU32::new(0),
+            }),
         }
     }
 
@@ -165,6 +174,16 @@ impl Ctx {
     /// How many attempts in a row stood still.
     pub fn setbacks(&self) -> u32 {
         self.progress.setbacks.load(Ordering::Relaxed)
+    }
+
+    /// The store told an attempt on behalf of the call to slow down.
+    pub fn slow_down(&self) {
+        self.progress.throttled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many attempts the store told to slow down.
+    pub fn slowed_down(&self) -> u32 {
+        self.progress.throttled.load(Ordering::Relaxed)
     }
 
     /// The instant at which the call gives up, unless something moves before.

@@ -6,6 +6,7 @@ mod budget;
 mod clock;
 mod ctx;
 mod metrics;
+mod pool;
 mod size;
 mod tasks;
 
@@ -13,5 +14,6 @@ pub use budget::{Budget, Reservation, Share};
 pub use clock::{Clock, SystemClock};
 pub use ctx::{Ctx, NoProgress, SLOWEST, Urgency};
 pub use metrics::{Counter, Metrics};
+pub use pool::Pool;
 pub use size::ByteSize;
 pub use tasks::TaskGroup;

@@ -31,7 +31,7 @@ pub struct Refusal<'a> {
 }
 
 /// A failed file-system operation.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// No such name (ENOENT).
     #[error("no such file or directory")]

@@ -59,12 +59,13 @@ use index::Index;
 use keymap::{KeyMap, Name};
 use meta::Attributes;
 use pending::Pending;
-use tree::{Facts, Local, Nameless, Place, Tree};
-use unsent::Unsent;
+use tree::{Facts, Tree};
+use unsent::Told;
 
 pub use error::{Error, Refusal, Why};
 pub use pending::{PendingCounts, Refused};
 pub use recover::recover;
+pub use unsent::Unsent;
 
 /// What a file-system operation returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -398,12 +399,14 @@ pub struct Vfs {
     _memory: Option<Reservation>,
     /// Set once, by [`Vfs::drain`]: nothing is changed any more.
     stopping: AtomicBool,
+    /// Wakes whoever sleeps until another try.
+    stopped: tokio::sync::Notify,
     /// Wakes whoever waits for a claim, or for a name that is being asked for.
     released: tokio::sync::Notify,
     /// Wakes the task that deletes: somebody waits for it.
     hurry: tokio::sync::Notify,
     /// What was told of late of changes that could not be sent.
-    unsent: Unsent,
+    told: Told,
     /// Guards inodes, open files and claims together, so that an operation tells all of them at once. Never held while waiting.
     names: Mutex<Names>,
 }
@@ -447,7 +450,8 @@ impl Vfs {
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
             hurry: tokio::sync::Notify::new(),
-            unsent: Unsent::default(),
+            told: Told::default(),
+            stopped: tokio::sync::Notify::new(),
             names: Mutex::new(Names {
                 tree,
                 open: HashMap::new(),
@@ -501,21 +505,7 @@ impl Vfs {
     /// From here on nothing is changed any more.
     pub fn refuse_changes(&self) {
         self.stopping.store(true, Ordering::Relaxed);
-    }
-
-    /// Files whose changes are not in COS, at most so many, those with the most dirty bytes first: each with its path in the mount and these bytes.
-    pub fn left_files(&self, most: usize) -> Vec<(String, u64)> {
-        let mut files: Vec<(u64, String)> = {
-            let names = self.names.lock();
-            let one = |ino: Ino| {
-                let path = names.tree.path(ino).unwrap_or_default();
-                let path = path.iter().map(Name::as_str).collect::<Vec<_>>().join("/");
-                (names.open.get(&ino).map_or(0, |open| open.file.dirty_bytes()), path)
-            };
-            names.uncommitted().into_iter().map(one).collect()
-        };
-        files.sort_unstable_by(|one, other| other.cmp(one));
-        files.into_iter().take(most).map(|(bytes, path)| (path, bytes)).collect()
+        self.stopped.notify_waiters();
     }
 
     /// What is not in COS at this moment.
@@ -575,18 +565,6 @@ impl Names {
         }
         let (parent, name) = node.dentry().ok_or(Error::Stale)?;
         keys.child(&self.directory_key(keys, parent)?, name)
-    }
-
-    /// Files whose changes are not in COS.
-    fn uncommitted(&self) -> Vec<Ino> {
-        let dirty = |ino: &Ino| {
-            self.tree.node(*ino).is_some_and(|node| {
-                let open = self.open.get(ino);
-                node.place != Place::Nowhere(Nameless::Removed)
-                    && (node.local != Local::Clean || open.is_some_and(|open| open.changed.is_some()))
-            })
-        };
-        self.open.keys().copied().filter(dirty).collect()
     }
 }
 

@@ -145,8 +145,10 @@ impl Vfs {
             streaming: false,
             helper: None,
             attempted: false,
-            behind: false,
             noted: Vec::new(),
+            behind: None,
+            since: None,
+            refused: None,
         });
         if meta.is_some() {
             open.meta = meta;

@@ -88,7 +88,8 @@ async fn give(cx: &Ctx, bucket: &Arc<dyn Bucket>, data: &Data, head: Head, user:
     match data.copy_object(cx, bucket, &head.version, &head.version.key, &meta, &replaces).await {
         // Replaced since it was looked at.
         Err(data::Error::Stale) => Ok(()),
-        answer => Ok(drop(answer?)),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(()),
     }
 }
 

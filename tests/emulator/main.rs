@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, unreachable_pub)]
 
 mod archive;
+mod benchmarks;
 mod disk;
 mod faults;
 mod http;

@@ -8,7 +8,10 @@ use std::{
 
 use cosmount::{
     emulator::{Action, Config, Op, Rule},
-    store::{Bucket, CosConfig, ETag, Kind, ListRequest, ObjectVersion, Part, PartNumber, Payload, Replaces, cos::Endpoints, open_cos},
+    store::{
+        Bucket, Capabilities, CosConfig, ETag, Kind, ListRequest, ObjectVersion, Part, PartNumber, Payload, Replaces, cos::Endpoints,
+        open_cos,
+    },
     support::Metrics,
 };
 
@@ -21,7 +24,7 @@ use crate::{
 /// A bucket on a server that lies.
 async fn bucket_at(liar: &Liar) -> Arc<dyn Bucket> {
     let endpoints = Endpoints::parse(None, &[liar.endpoint()], false).unwrap();
-    let config = CosConfig { endpoints, credentials: signed(), ca_file: None, connections: 8, hedging: false };
+    let config = CosConfig { endpoints, credentials: signed(), ca_file: None, connections: 8, hedging: false, limits: Capabilities::cos() };
     let service = open_cos(config, &Metrics::default(), clock()).unwrap();
     service.open(&context(Duration::from_secs(10)), &name()).await.unwrap()
 }

@@ -85,7 +85,12 @@ fn signed() -> Arc<dyn Provider> {
 /// The COS client on an emulator.
 fn client(server: &Server, credentials: Arc<dyn Provider>, metrics: &Metrics) -> Arc<dyn Service> {
     let endpoints = Endpoints::parse(None, &[server.endpoint()], false).unwrap();
-    open_cos(CosConfig { endpoints, credentials, ca_file: None, connections: 16, hedging: true }, metrics, clock()).unwrap()
+    open_cos(
+        CosConfig { endpoints, credentials, ca_file: None, connections: 16, hedging: true, limits: Capabilities::cos() },
+        metrics,
+        clock(),
+    )
+    .unwrap()
 }
 
 impl Stage {

@@ -4,7 +4,7 @@ use std::{io::Write, sync::Arc, time::Duration};
 
 use cosmount::{
     emulator::{Config, Server},
-    store::{CosConfig, Proxies, Service, cos::Endpoints, open_cos},
+    store::{Capabilities, CosConfig, Proxies, Service, cos::Endpoints, open_cos},
     support::Metrics,
 };
 
@@ -18,8 +18,12 @@ use crate::{
 fn service(endpoint: &str, variables: &[(&str, &str)]) -> Arc<dyn Service> {
     let value = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
     let endpoints = Endpoints::parse(None, &[endpoint], false).unwrap().through(Proxies::parse(value).unwrap());
-    open_cos(CosConfig { endpoints, credentials: signed(), ca_file: None, connections: 4, hedging: false }, &Metrics::default(), clock())
-        .unwrap()
+    open_cos(
+        CosConfig { endpoints, credentials: signed(), ca_file: None, connections: 4, hedging: false, limits: Capabilities::cos() },
+        &Metrics::default(),
+        clock(),
+    )
+    .unwrap()
 }
 
 /// A proxy that answers as the bucket would, and lets nobody through to another host.

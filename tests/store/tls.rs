@@ -9,7 +9,7 @@ use std::{
 
 use cosmount::{
     emulator::{Config, Server, Tls},
-    store::{CosConfig, Kind, Service, cos::Endpoints, open_cos},
+    store::{Capabilities, CosConfig, Kind, Service, cos::Endpoints, open_cos},
     support::Metrics,
 };
 
@@ -37,7 +37,11 @@ fn server_until(host: &str, year: i32) -> (Server, tempfile::NamedTempFile) {
 fn service(server: &Server, ca: Option<&tempfile::NamedTempFile>) -> Result<std::sync::Arc<dyn Service>, String> {
     let endpoints = Endpoints::parse(None, &[server.endpoint()], false).unwrap();
     let ca_file = ca.map(|file| file.path().to_owned());
-    open_cos(CosConfig { endpoints, credentials: signed(), ca_file, connections: 4, hedging: true }, &Metrics::default(), clock())
+    open_cos(
+        CosConfig { endpoints, credentials: signed(), ca_file, connections: 4, hedging: true, limits: Capabilities::cos() },
+        &Metrics::default(),
+        clock(),
+    )
 }
 
 #[tokio::test]
@@ -108,7 +112,8 @@ async fn tls_before_1_2_is_refused() {
         let endpoint = format!("https://{}", listener.local_addr().unwrap());
         let said = thread::spawn(move || old_server(&listener, minor));
         let endpoints = Endpoints::parse(None, &[endpoint], false).unwrap();
-        let config = CosConfig { endpoints, credentials: signed(), ca_file: None, connections: 4, hedging: false };
+        let config =
+            CosConfig { endpoints, credentials: signed(), ca_file: None, connections: 4, hedging: false, limits: Capabilities::cos() };
         let service = open_cos(config, &Metrics::default(), clock()).unwrap();
         let error = service.open(&context(Duration::from_millis(500)), &name()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable, "{error}");

@@ -1,4 +1,4 @@
-//! Test programs that others wrote, on a real mount: fsx and pjdfstest.
+//! Programs that measure and test, on a real mount: fsx and pjdfstest, which others wrote, and `scripts/bench`.
 //!
 //! `scripts/check` and `scripts/soak` install them in `target/tools`; without them these tests fail and say so. What a run gave is printed, and
 //! appended to the file that `COSMOUNT_RESULT` names.
@@ -19,6 +19,7 @@ use std::{
 
 use common::Mounted;
 
+mod bench;
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../common/mod.rs"]
 mod common;

@@ -209,7 +209,7 @@ impl Content {
                 upload.make(cx, PartNumber(number), &part, origin.as_ref(), assembly).await
             }
         });
-        let parts = parts.buffered(self.room.config.parallel_parts.max(1)).try_collect::<Vec<Part>>().await?;
+        let parts = parts.buffered(self.room.parts_at_once()).try_collect::<Vec<Part>>().await?;
         self.check_unchanged(cx, target).await?;
         upload.complete(cx, &parts, &target.replaces).await
     }
@@ -426,6 +426,6 @@ pub(super) async fn copy_marked(
         let (upload, origin) = (&upload, &origin);
         async move { upload.make(cx, PartNumber(number), &part, Some(origin), Err(Error::Stale)).await }
     });
-    let parts = parts.buffered(room.config.parallel_parts.max(1)).try_collect::<Vec<Part>>().await?;
+    let parts = parts.buffered(room.parts_at_once()).try_collect::<Vec<Part>>().await?;
     upload.complete(cx, &parts, replaces).await
 }

@@ -177,6 +177,11 @@ impl<S: Clone + PartialEq> Extents<S> {
         self.memory + self.staged
     }
 
+    /// Bytes in an open upload.
+    pub(crate) fn uploaded(&self) -> u64 {
+        self.sent
+    }
+
     /// Whether the file differs from its base.
     pub(crate) fn is_dirty(&self) -> bool {
         self.fresh || !self.map.is_empty() || self.size != self.base_size || self.base_reach != self.base_size

@@ -1,15 +1,16 @@
 //! The write path: what a file has that its base has not, how that leaves, and what happens when memory is short.
 //!
 //! [`Content`] is one file's bytes, [`Room`] what all files of a mount share. Extents take what is written; `stream` sends full parts of a file
-//! while it is still being written; `commit` makes the rest the object by `plan` and `upload`; `pressure` spills to `staging`.
+//! while it is still being written, as many at once as `pace` finds best; `commit` makes the rest the object by `plan` and `upload`; `pressure` spills to `staging`.
 //!
 //! Two async locks per file: its gate (in `file.rs`) and [`Content::commits`]. Everything else is in [`State`] under a short lock. What is dropped
-//! under it (the last extent of a staged file, an upload given up) takes the short locks of staging and of the task group, which take none.
+//! under it (the last extent of a staged file, an upload given up) takes the short locks of staging, of the buffer pool and of the task group, which take none.
 //!
 //! Outside the budget are the nodes of the extent maps: about 100 bytes an extent, 25 MiB for each GiB that was written in random pieces of 4 KiB.
 
 mod commit;
 mod extents;
+mod pace;
 mod plan;
 mod pressure;
 mod staging;
@@ -42,6 +43,7 @@ use crate::support::{Budget, Clock, Counter, Ctx, Metrics, Share, TaskGroup};
 
 use commit::Unsettled;
 use extents::Extents;
+use pace::Pace;
 use plan::Limits;
 use pressure::Relief;
 use staging::Staging;
@@ -66,6 +68,7 @@ pub(crate) struct Room {
     /// Where uploads are noted that a crash would leave open.
     ledger: Option<Arc<Ledger>>,
     relief: Arc<Relief>,
+    pace: Arc<Pace>,
     /// A spiller runs.
     spilling: AtomicBool,
     /// All files alive, by number.
@@ -125,6 +128,7 @@ impl Room {
         metrics: &Metrics,
     ) -> Arc<Self> {
         let staging = staging.map(|disk| Staging::new(disk, config.staging_limit, Arc::clone(&clock), Arc::clone(&tasks)));
+        let pace = Pace::new(config.parallel_parts, config.most_parallel_parts);
         Arc::new(Self {
             blocks: Blocks::new(budget.clone(), Arc::clone(&tasks), config.largest_window, metrics),
             config,
@@ -134,6 +138,7 @@ impl Room {
             staging,
             ledger,
             relief: Relief::new(),
+            pace,
             spilling: AtomicBool::new(false),
             files: Mutex::default(),
             next_file: AtomicU64::new(0),
@@ -169,6 +174,11 @@ impl Room {
         });
         self.files.lock().insert(number, Arc::downgrade(&content));
         content
+    }
+
+    /// How many parts are best in flight, as far as is known.
+    pub(crate) fn parts_at_once(&self) -> usize {
+        self.pace.allowed()
     }
 
     /// Bytes of all files in memory and staging.

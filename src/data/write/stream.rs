@@ -22,6 +22,7 @@ use futures_util::{StreamExt, stream};
 use super::{
     Content, State, Where,
     commit::{self, Attempt, Unsettled},
+    pace::Lane,
     plan::{How, Limits, Planned},
     upload::{Assembly, OpenUpload},
 };
@@ -44,6 +45,8 @@ pub(super) struct Stream {
     /// From `cut` to here there is no gap, as far as anybody looked.
     covered: u64,
     in_flight: usize,
+    /// From this index on parts belong to a commit that did not end well: the last of them may be too short to have others behind it.
+    tail: Option<usize>,
     /// Memory is short: the next part may be any length that COS takes.
     hurry: bool,
     /// Why cutting has stopped.
@@ -75,7 +78,7 @@ struct Going {
 enum Next {
     Nothing,
     Open(Box<Target>, u64),
-    Send(Arc<OpenUpload>, Place),
+    Send(Arc<OpenUpload>, Place, Lane),
     Continue(Box<Target>),
 }
 
@@ -84,6 +87,8 @@ enum Next {
 struct Place {
     upload_number: u64,
     index: usize,
+    /// Of the bytes in it.
+    generation: u64,
 }
 
 impl Stream {
@@ -148,7 +153,9 @@ impl Content {
                 Next::Open(target, upload_number) => {
                     self.go(cx, move |content, cx| async move { content.open_upload(&cx, &target, upload_number).await });
                 }
-                Next::Send(upload, place) => self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place).await }),
+                Next::Send(upload, place, lane) => {
+                    self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place, Some(lane)).await });
+                }
                 Next::Continue(target) => self.go(cx, move |content, cx| async move { content.continue_stream(&cx, *target).await }),
             }
         }
@@ -177,7 +184,8 @@ impl Content {
 
     fn next_part(&self) -> Next {
         let limits = self.limits();
-        let quarter = self.room.budget.share(Share::Dirty) / 4;
+        let dirty = self.room.budget.share(Share::Dirty);
+        let spare = (limits.most / 20).max(u32::try_from(dirty / limits.largest + 1).unwrap_or(u32::MAX)).min(limits.most / 2);
         let mut state = self.state.lock();
         // A base that may change when an outcome is settled is none to stream over.
         let may = !state.orphan && state.running.is_none() && state.unsettled.is_none() && state.stream.failed.is_none();
@@ -191,12 +199,13 @@ impl Content {
             stream.covered = stream.covered.max(extents.base_reach());
         }
         let from = if matches!(stream.phase, Phase::Idle) { extents.base_reach() } else { stream.cut };
-        let mut size = limits.part_size(number, quarter);
+        let mut size = limits.part_size(number, dirty / 4);
         if stream.covered <= from + size {
             stream.covered = extents.covered_to(stream.covered.max(from));
         }
-        // A file that ends with this part may still be one PUT.
-        if stream.covered <= from + size {
+        // A file that ends with its first part may still be one PUT.
+        let least = from + size + u64::from(!matches!(stream.phase, Phase::Open(_)));
+        if stream.covered < least {
             let there = stream.covered - from;
             if !stream.hurry || there < limits.smallest {
                 return Next::Nothing;
@@ -211,22 +220,23 @@ impl Content {
                 Next::Open(Box::new(target.clone()), stream.upload_number)
             }
             Phase::Opening | Phase::Lost(_) => Next::Nothing,
-            Phase::Open(_) if number > limits.most - limits.most / 20 => {
+            // What is dirty now must fit the numbers that are left.
+            Phase::Open(_) if number > limits.most - spare => {
                 // Difficulty 3. Marked as failed, so that nothing is cut until the continuation has the turn.
                 let target = Box::new(target.clone());
                 stream.failed = Some(Error::Streaming);
                 Next::Continue(target)
             }
-            Phase::Open(_) if stream.in_flight >= self.room.config.parallel_parts.max(1) => Next::Nothing,
             Phase::Open(upload) => {
+                let Some(lane) = self.room.pace.lane(stream.in_flight) else { return Next::Nothing };
                 debug_assert!(origin.is_none() || stream.cut >= extents.base_reach(), "the base was planned when the upload was opened");
                 let planned = Planned { range: from..from + size, how: How::Send };
                 stream.parts.push(Going { planned, answered: None });
                 stream.cut = from + size;
                 stream.in_flight += 1;
                 stream.hurry = false;
-                let place = Place { upload_number: stream.upload_number, index: stream.parts.len() - 1 };
-                Next::Send(Arc::clone(upload), place)
+                let (upload_number, index, generation) = (stream.upload_number, stream.parts.len() - 1, extents.generation());
+                Next::Send(Arc::clone(upload), Place { upload_number, index, generation }, lane)
             }
         }
     }
@@ -259,22 +269,26 @@ impl Content {
         self.settled.notify_waiters();
         if let Some((upload, copies)) = copies {
             for index in 0..copies {
-                let (upload, place) = (Arc::clone(&upload), Place { upload_number, index });
-                self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place).await });
+                // What is copied has no generation.
+                let (upload, place) = (Arc::clone(&upload), Place { upload_number, index, generation: 0 });
+                self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place, None).await });
             }
         }
     }
 
     /// Sends or copies a part of the stream and frees it.
-    async fn send_part(&self, cx: &Ctx, upload: Arc<OpenUpload>, place: Place) {
-        let generation = self.state.lock().extents.generation();
+    async fn send_part(&self, cx: &Ctx, upload: Arc<OpenUpload>, place: Place, lane: Option<Lane>) {
         let made = self.make_part(cx, &upload, place).await;
+        let throttled = cx.slowed_down() > 0;
+        if let Some(lane) = lane.filter(|_| throttled || made.is_ok()) {
+            lane.answered(cx.clock().now(), made.as_ref().map_or(0, |part| part.size), throttled);
+        }
         {
             let mut state = self.state.lock();
             if state.stream.upload_number == place.upload_number {
                 state.stream.in_flight -= 1;
                 match made {
-                    Ok(part) => state.answered(place.index, part, generation, self.smallest_part()),
+                    Ok(part) => state.answered(place, part, self.smallest_part()),
                     Err(error) => state.stream.failed = Some(error),
                 }
             }
@@ -283,7 +297,7 @@ impl Content {
     }
 
     async fn make_part(&self, cx: &Ctx, upload: &Arc<OpenUpload>, place: Place) -> Result<Part> {
-        let Place { upload_number, index } = place;
+        let Place { upload_number, index, .. } = place;
         let (planned, pieces, origin) = {
             let state = self.state.lock();
             let going = state.stream.parts.get(index).filter(|_| state.stream.upload_number == upload_number);
@@ -312,8 +326,12 @@ impl Content {
 
     /// Completes the stream within a commit. `None`: there is no open upload.
     pub(super) async fn finish_stream(self: &Arc<Self>, cx: &Ctx, target: &Target) -> Result<Option<Committed>> {
-        self.wait_until_still(cx).await?;
-        let (upload, attempt, first_new) = {
+        self.wait_until(cx, |stream| !matches!(stream.phase, Phase::Opening)).await?;
+        if self.state.lock().stream.tail.is_some() {
+            self.wait_until(cx, Stream::is_still).await?;
+            self.take_back();
+        }
+        let (upload, attempt) = {
             let mut state = self.state.lock();
             state.stream.failed = None;
             let upload = match &state.stream.phase {
@@ -329,18 +347,21 @@ impl Content {
             let mut snapshot = state.extents.snapshot();
             snapshot.pieces.retain(|piece| matches!(piece.place, Where::Base));
             state.stage = None;
-            let first_new = state.stream.parts.len();
+            state.stream.tail = Some(state.stream.parts.len());
             let range = state.stream.cut..snapshot.size;
             state.plan_rest(range, self.limits());
             let attempt = Attempt { target: target.clone(), meta: upload.meta.clone(), snapshot, origin: None };
-            (upload, attempt, first_new)
+            (upload, attempt)
         };
-        match self.send_rest(cx, &upload, attempt.snapshot.generation).await {
-            Ok(()) => {}
-            Err(error) => {
-                self.take_back(first_new);
-                return Err(self.lost(&upload, error));
-            }
+        let generation = attempt.snapshot.generation;
+        self.send_tail(cx, &upload, generation);
+        if let Err(late) = self.wait_until(cx, Stream::is_still).await {
+            self.state.lock().stream.failed = Some(Error::Streaming);
+            return Err(late);
+        }
+        if let Err(error) = self.send_rest(cx, &upload, generation).await {
+            self.take_back();
+            return Err(self.lost(&upload, error));
         }
         let completed = match self.check_unchanged(cx, target).await {
             Ok(()) => upload.complete(cx, &self.answers(), &target.replaces).await,
@@ -350,7 +371,7 @@ impl Content {
             Ok(stored) => stored,
             Err(refused) => {
                 let error = self.failed(&attempt, refused);
-                self.take_back(first_new);
+                self.take_back();
                 return Err(self.lost(&upload, error));
             }
         };
@@ -359,14 +380,14 @@ impl Content {
         self.bring_up_to_date(cx, target, committed).await.map(Some)
     }
 
-    /// Waits for parts on their way. An answer is progress, and so is what moves of a part; a part that fails is none.
-    async fn wait_until_still(&self, cx: &Ctx) -> Result<()> {
+    /// Waits for what is on its way until `there`. An answer is progress, and so is what moves of a part; a part that fails is none.
+    async fn wait_until(&self, cx: &Ctx, there: impl Fn(&Stream) -> bool) -> Result<()> {
         let mut seen = self.answers().len();
         loop {
             let settled = self.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            if self.state.lock().stream.is_still() {
+            if there(&self.state.lock().stream) {
                 return Ok(());
             }
             let late = cx.bounded(settled).await.err();
@@ -382,29 +403,48 @@ impl Content {
         }
     }
 
+    /// Sends the first parts of a commit's tail beside those that are on their way: waiting for these would cost a close(2) one more round trip.
+    fn send_tail(self: &Arc<Self>, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) {
+        let mut next = self.state.lock().stream.tail.unwrap_or(usize::MAX);
+        loop {
+            let (place, lane) = {
+                let mut state = self.state.lock();
+                let stream = &mut state.stream;
+                let Some(lane) = (next < stream.parts.len()).then(|| self.room.pace.lane(stream.in_flight)).flatten() else { return };
+                stream.in_flight += 1;
+                (Place { upload_number: stream.upload_number, index: next, generation }, lane)
+            };
+            next += 1;
+            let upload = Arc::clone(upload);
+            self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place, Some(lane)).await });
+        }
+    }
+
     /// Sends every part that has no answer yet.
     async fn send_rest(&self, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) -> Result<()> {
         let missing: Vec<Place> = {
             let state = self.state.lock();
             let upload_number = state.stream.upload_number;
-            let unanswered = |(index, going): (usize, &Going)| going.answered.is_none().then_some(Place { upload_number, index });
+            let unanswered =
+                |(index, going): (usize, &Going)| going.answered.is_none().then_some(Place { upload_number, index, generation });
             state.stream.parts.iter().enumerate().filter_map(unanswered).collect()
         };
-        let parts = stream::iter(missing).map(|place| async move { (place.index, self.make_part(cx, upload, place).await) });
-        let mut parts = std::pin::pin!(parts.buffer_unordered(self.room.config.parallel_parts.max(1)));
-        while let Some((index, made)) = parts.next().await {
+        let parts = stream::iter(missing).map(|place| async move { (place, self.make_part(cx, upload, place).await) });
+        let mut parts = std::pin::pin!(parts.buffer_unordered(self.room.parts_at_once()));
+        while let Some((place, made)) = parts.next().await {
             let part = made?;
-            self.state.lock().answered(index, part, generation, self.smallest_part());
+            self.state.lock().answered(place, part, self.smallest_part());
         }
         Ok(())
     }
 
     /// A commit failed: the parts it added behind the last answered one are cut anew by the next, which may have more behind them. The last
     /// of them may be shorter than COS allows in the middle; its bytes are still here, so it is cut anew, too.
-    fn take_back(&self, first_new: usize) {
+    fn take_back(&self) {
         let smallest = self.smallest_part();
         let mut state = self.state.lock();
         let stream = &mut state.stream;
+        let first_new = stream.tail.take().unwrap_or(usize::MAX);
         while stream.parts.len() > first_new
             && stream
                 .parts
@@ -502,8 +542,9 @@ impl State {
     /// Adds parts for `range`, what a commit still has to send.
     fn plan_rest(&mut self, range: Range<u64>, limits: Limits) {
         let numbers = u64::from(limits.most).saturating_sub(self.stream.parts.len() as u64).max(1);
-        // The numbers that are left must do: a hole can be of any size.
-        let part = limits.first.max((range.end - range.start.min(range.end)).div_ceil(numbers));
+        let len = range.end - range.start.min(range.end);
+        // The numbers that are left must do, a hole can be of any size; and some must be left, should this commit fail and more be written.
+        let part = limits.first.max(len.div_ceil((numbers / 8).max(1))).min(limits.largest).max(len.div_ceil(numbers));
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min(at + part);
@@ -514,12 +555,12 @@ impl State {
     }
 
     /// The store has the part at `index`: its bytes may go. Those of a part too short for the middle stay until the commit has succeeded.
-    fn answered(&mut self, index: usize, part: Part, generation: u64, smallest: u64) {
-        let Some(going) = self.stream.parts.get_mut(index) else { return };
+    fn answered(&mut self, place: Place, part: Part, smallest: u64) {
+        let Some(going) = self.stream.parts.get_mut(place.index) else { return };
         going.answered = Some(part);
         let Planned { range, how } = going.planned.clone();
         if how == How::Send && range.end - range.start >= smallest {
-            self.extents.sent(range, generation);
+            self.extents.sent(range, place.generation);
         }
     }
 }

@@ -21,7 +21,6 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use crc_fast::{CrcAlgorithm, checksum_combine};
 use parking_lot::Mutex;
 
 use super::{
@@ -312,7 +311,7 @@ impl Drop for OpenUpload {
 /// Compares what the store says of the whole with what it said of the parts: by checksum where it told all of them, by size anyway.
 fn check_whole(stored: &Stored, parts: &[Part]) -> Result<()> {
     check_size(stored, parts.iter().map(|part| part.size).sum())?;
-    let combined = parts.iter().try_fold(0, |sum, part| Some(checksum_combine(CrcAlgorithm::Crc64Xz, sum, part.crc64?, part.size)));
+    let combined = parts.iter().try_fold(0, |sum, part| Some(store::combine_crc64(sum, part.crc64?, part.size)));
     match (combined, stored.crc64) {
         (Some(meant), Some(made)) if meant != made => Err(corrupt("the object's checksum is not that of its parts", stored)),
         _ => Ok(()),

@@ -19,6 +19,8 @@ const PAGES: usize = 20;
 #[derive(Debug)]
 pub(in crate::store) struct CosService {
     client: Arc<Client>,
+    /// What every bucket has in common.
+    limits: Capabilities,
 }
 
 impl CosService {
@@ -26,10 +28,11 @@ impl CosService {
         endpoints: Endpoints,
         provider: Arc<dyn Provider>,
         ca_file: Option<&Path>,
+        limits: Capabilities,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, String> {
         let http = Http::through(ca_file, endpoints.proxies())?;
-        Ok(Self { client: Arc::new(Client::new(endpoints, http, provider, clock)) })
+        Ok(Self { client: Arc::new(Client::new(endpoints, http, provider, clock)), limits })
     }
 
     /// Where the bucket is. Without a region or an endpoint the account's list is asked.
@@ -115,7 +118,7 @@ impl Service for CosService {
             // Without effect where versioning was ever on (COS API, PUT Object, `x-cos-forbid-overwrite`).
             forbid_overwrite: versioning == Versioning::Never,
             region: region.clone(),
-            ..Capabilities::cos()
+            ..self.limits.clone()
         };
         let region = region.or_else(|| self.client.endpoints.region().map(str::to_owned));
         Ok(Arc::new(CosBucket { client: Arc::clone(&self.client), name: name.clone(), endpoint, region, capabilities }))

@@ -116,7 +116,10 @@ impl Places {
         }
     }
 
-    fn answered(self: &Arc<Self>, error: Option<Kind>) {
+    fn answered(self: &Arc<Self>, cx: &Ctx, error: Option<Kind>) {
+        if error == Some(Kind::Throttled) {
+            cx.slow_down();
+        }
         let mut state = self.state.lock();
         match error {
             Some(Kind::Throttled) => {
@@ -195,14 +198,14 @@ impl<T: ?Sized> Limit<T> {
     async fn around<R>(&self, cx: &Ctx, operation: Operation, _bytes: u64, request: impl Future<Output = Result<R>>) -> Result<R> {
         let _place = self.place(cx, operation).await?;
         let answer = request.await;
-        self.places.answered(answer.as_ref().err().map(Error::kind));
+        self.places.answered(cx, answer.as_ref().err().map(Error::kind));
         answer
     }
 
     async fn body(&self, cx: &Ctx, request: impl Future<Output = Result<Body>>) -> Result<Body> {
         let place = self.place(cx, Operation::Get).await?;
         let answer = request.await;
-        self.places.answered(answer.as_ref().err().map(Error::kind));
+        self.places.answered(cx, answer.as_ref().err().map(Error::kind));
         Ok(answer?.inspect(move |_| {
             // The place goes with the stream.
             let _held = &place;
@@ -311,19 +314,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn throttling_halves_once_and_recovers_slowly() {
         let places = places(64);
+        let cx = Ctx::new(Arc::new(SystemClock), ONE_EVENT, 0, 0);
         for _ in 0..10 {
-            places.answered(Some(Kind::Throttled));
+            places.answered(&cx, Some(Kind::Throttled));
         }
-        assert_eq!(places.state.lock().allowed, 32);
+        assert_eq!((places.state.lock().allowed, cx.slowed_down()), (32, 10));
         tokio::time::advance(ONE_EVENT).await;
-        places.answered(Some(Kind::Throttled));
+        places.answered(&cx, Some(Kind::Throttled));
         assert_eq!(places.state.lock().allowed, 16);
         for _ in 0..64 {
-            places.answered(None);
+            places.answered(&cx, None);
         }
         assert_eq!(places.state.lock().allowed, 17);
         for _ in 0..100_000 {
-            places.answered(None);
+            places.answered(&cx, None);
         }
         assert_eq!(places.state.lock().allowed, 64);
     }
