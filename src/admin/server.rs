@@ -23,7 +23,7 @@ use super::{File, Memory, OnConflict, Progress, Reason, Reply, Request, Stats};
 
 use crate::support::{Budget, Clock, Ctx, Metrics, Share, TaskGroup, Urgency};
 
-use crate::vfs::{self, Unsent, Vfs};
+use crate::vfs::{self, Ino, PendingCounts, Unsent, Vfs};
 
 /// Connections that are answered at once; others wait.
 const MOST_AT_ONCE: usize = 16;
@@ -194,14 +194,20 @@ impl Answer<'_> {
         let Inside { vfs, clock, patience, metrics, .. } = self.inside;
         let there = || vfs.unsent().into_iter().filter(|unsent| Path::new(&unsent.path).starts_with(below));
         let all: Vec<Unsent> = there().collect();
-        let mut progress = Progress { files: all.len(), bytes: all.iter().map(Unsent::bytes).sum(), ..Progress::default() };
+        let PendingCounts { deletes, attributes, .. } = vfs.pending();
+        let pending = usize::from(deletes + attributes > 0);
+        let mut progress = Progress { files: all.len() + pending, bytes: all.iter().map(Unsent::bytes).sum(), ..Progress::default() };
         let sent = metrics.counter("store_bytes_sent");
         let (before, mut arrived) = (sent.value(), 0);
         let send = |unsent: Unsent| {
             let cx = Ctx::background(Arc::clone(clock), *patience).with_urgency(Urgency::WriteOut);
             async move { (unsent.bytes(), vfs.send(&cx, unsent.ino, on_conflict.map(Into::into)).await) }.boxed()
         };
-        let mut sending = stream::iter(all).map(send).buffer_unordered(SENT_AT_ONCE);
+        // Removals and attributes, all together, count as one file.
+        let cx = Ctx::background(Arc::clone(clock), *patience).with_urgency(Urgency::WriteOut);
+        let settle = async move { (0, vfs.settle(&cx, Ino::ROOT).await) }.boxed();
+        let sends: Vec<_> = all.into_iter().map(send).chain([settle].into_iter().take(pending)).collect();
+        let mut sending = stream::iter(sends).buffer_unordered(SENT_AT_ONCE);
         loop {
             // Others may write meanwhile: what left is no more than what there was.
             progress.bytes_done = (sent.value() - before).min(progress.bytes).max(arrived);

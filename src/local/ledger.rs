@@ -1,4 +1,5 @@
-//! What a mount has in the bucket that must not outlive it: open uploads, objects set aside for open files, renames half done.
+//! What a mount owes the bucket and must not die owing: open uploads, objects set aside for open files, renames half done, deletes and attributes that
+//! programs were told are done.
 //!
 //! COS does not say whose an upload is, so the only proof that one is ours is a record made before its first part. [`Ledger::note`] makes
 //! it durable; [`Entry::settled`] takes it back when the upload was completed or aborted, or the object deleted. What is noted and not settled
@@ -65,6 +66,30 @@ pub enum Leftover {
         /// All copies were made: from here on the rename goes forward, before it back.
         copied: bool,
     },
+    /// An object whose name a program has removed.
+    Delete(Known),
+    /// Attributes that a program has set: the object is to be given them by a copy of itself.
+    Attributes {
+        /// The object.
+        object: Known,
+        /// All user metadata that it is to have.
+        user: BTreeMap<String, String>,
+        /// Its ACL and tags are to be kept, too.
+        full: bool,
+    },
+}
+
+/// Which object exactly something was promised of: what is newer is not meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// Its key.
+    pub key: String,
+    /// Its entity tag.
+    pub etag: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was last written, in seconds since 1970.
+    pub modified: u64,
 }
 
 /// The list of what must be cleaned up, kept on this host's disk.
@@ -89,6 +114,7 @@ pub struct Entry {
 enum Record {
     Noted(u64, Leftover),
     Settled(u64),
+    AllSettled(Vec<u64>),
 }
 
 impl Ledger {
@@ -164,6 +190,26 @@ impl Ledger {
         anew.await
     }
 
+    /// Many things are gone at once: one record for all of them. When this returns, no crash brings one back.
+    pub async fn settle_all(self: &Arc<Self>, entries: Vec<Entry>) {
+        let numbers: Vec<u64> = entries.iter().map(|entry| entry.number).collect();
+        if let Err(error) = self.settle(&numbers, &Record::AllSettled(numbers.clone())).await {
+            tracing::warn!(%error, "the ledger of this mount cannot be written");
+        }
+    }
+
+    fn settle(&self, numbers: &[u64], record: &Record) -> Durable {
+        let mut live = self.live.lock();
+        for number in numbers {
+            live.remove(number);
+        }
+        if self.journal.size() > COMPACT_AT + ENTRY_SIZE * live.len() as u64 {
+            self.journal.compact(live_records(&live))
+        } else {
+            self.journal.append(encode(record))
+        }
+    }
+
     /// Removes the file if nothing is noted any more. The last call.
     pub async fn end(&self) {
         if !self.is_empty() {
@@ -213,14 +259,7 @@ impl Entry {
     }
 
     fn settle(&self) -> Durable {
-        let Ledger { journal, live, .. } = &*self.ledger;
-        let mut live = live.lock();
-        live.remove(&self.number);
-        if journal.size() > COMPACT_AT + ENTRY_SIZE * live.len() as u64 {
-            journal.compact(live_records(&live))
-        } else {
-            journal.append(encode(&Record::Settled(self.number)))
-        }
+        self.ledger.settle(&[self.number], &Record::Settled(self.number))
     }
 }
 
@@ -234,6 +273,7 @@ fn noted(records: &[Bytes]) -> (BTreeMap<u64, Leftover>, u64) {
                 live.insert(number, leftover);
             }
             Ok(Record::Settled(number)) => drop(live.remove(&number)),
+            Ok(Record::AllSettled(numbers)) => live.retain(|number, _| !numbers.contains(number)),
             Err(error) => tracing::warn!(%error, "a record of the ledger cannot be read"),
         }
     }
@@ -310,6 +350,24 @@ mod tests {
         disk.crash();
         let (_, left) = Ledger::open(disk, "b").await.unwrap();
         assert_eq!(left.into_iter().map(|(_, leftover)| leftover).collect::<Vec<_>>(), [upload("3")]);
+    }
+
+    #[tokio::test]
+    async fn many_are_settled_by_one_record() {
+        let disk = Arc::new(SimDisk::new());
+        let (ledger, _) = Ledger::open(Arc::<SimDisk>::clone(&disk), "b").await.unwrap();
+        let mut entries = Vec::new();
+        for n in 0..100 {
+            entries.push(ledger.note(upload(&n.to_string())).await.unwrap());
+        }
+        let kept = entries.pop().unwrap();
+        let before = ledger.journal.size();
+        ledger.settle_all(entries).await;
+        assert!(ledger.journal.size() - before < 1000, "one record");
+        drop((kept, ledger));
+        disk.crash();
+        let (_, left) = Ledger::open(disk, "b").await.unwrap();
+        assert_eq!(left.into_iter().map(|(_, leftover)| leftover).collect::<Vec<_>>(), [upload("99")]);
     }
 
     #[tokio::test]

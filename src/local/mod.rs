@@ -19,6 +19,6 @@ pub(crate) mod fuzzing {
 pub use disk::{Disk, DiskFile};
 pub use host::{HostDisk, OpenError};
 pub use journal::{Damage, Durable, Journal, JournalError, Replay};
-pub use ledger::{Entry, Ledger, Leftover};
+pub use ledger::{Entry, Known, Ledger, Leftover};
 pub use process::has_open;
 pub use sim::{Operation, SimDisk};

@@ -2,13 +2,14 @@
 //!
 //! A dead mount leaves two kinds of things: on this host files of overflow that nobody will read, and in the bucket what its ledger names. They are
 //! found in this mount's own staging directory, which may have been a dead one's, and in those beside it whose owner is gone: they are
-//! adopted, which is to take their lock, so that of several new mounts one cleans up. Renames are ended before programs can use the mount,
+//! adopted, which is to take their lock, so that of several new mounts one cleans up. Renames are ended, and promised deletes and attributes done, before programs can use the mount,
 //! everything else behind it. What fails is said, stays in the ledger, and is tried again by the next mount. A read-only mount cleans up nothing.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 
+use crate::data::Data;
 use crate::local::{Disk, Entry, HostDisk, Ledger, Leftover};
 use crate::store::Bucket;
 use crate::support::{Clock, Ctx};
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const STARTING: Duration = Duration::from_secs(20);
 /// Things cleaned up at once.
 const AT_ONCE: usize = 8;
+/// Deletes and attributes done at once: the start waits for them.
+const PROMISES: usize = 32;
 
 /// What is to be cleaned up.
 #[derive(Debug, Default)]
@@ -74,19 +77,28 @@ impl Leftovers {
         }
     }
 
-    /// Ends renames, so that no program sees both names.
-    pub(super) async fn end_renames(&mut self, bucket: &Arc<dyn Bucket>, clock: &Arc<dyn Clock>) {
-        let is_rename = |leftover: &Leftover| matches!(leftover, Leftover::Move { .. } | Leftover::Tree { .. });
-        let (renames, others) = std::mem::take(&mut self.entries).into_iter().partition(|(_, leftover)| is_rename(leftover));
-        self.entries = others;
-        let renames: Vec<_> = renames;
-        for (entry, leftover) in renames {
-            clean_up(&Ctx::new(Arc::clone(clock), STARTING, 0, 0), bucket, entry, &leftover).await;
+    /// Ends renames, so that no program sees both names, and does what programs were told is done.
+    pub(super) async fn end_what_is_seen(&mut self, bucket: &Arc<dyn Bucket>, data: &Data, clock: &Arc<dyn Clock>) {
+        let (mut renames, mut promises, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for (entry, leftover) in std::mem::take(&mut self.entries) {
+            match leftover {
+                Leftover::Move { .. } | Leftover::Tree { .. } => renames.push((entry, leftover)),
+                Leftover::Delete(_) | Leftover::Attributes { .. } => promises.push((entry, leftover)),
+                Leftover::Upload { .. } | Leftover::Helper { .. } => others.push((entry, leftover)),
+            }
         }
+        self.entries = others;
+        for (entry, leftover) in renames {
+            clean_up(&Ctx::new(Arc::clone(clock), STARTING, 0, 0), bucket, data, entry, &leftover).await;
+        }
+        // One deadline for all: without a network the mount does not wait for each.
+        let cx = &Ctx::new(Arc::clone(clock), STARTING, 0, 0);
+        let promises = stream::iter(promises);
+        promises.for_each_concurrent(PROMISES, |(entry, leftover)| async move { clean_up(cx, bucket, data, entry, &leftover).await }).await;
     }
 
     /// Cleans up everything else.
-    pub(super) async fn clean_up(self, bucket: Arc<dyn Bucket>, clock: Arc<dyn Clock>) {
+    pub(super) async fn clean_up(self, bucket: Arc<dyn Bucket>, data: Arc<Data>, clock: Arc<dyn Clock>) {
         let Self { entries, spills, adopted } = self;
         for (disk, names) in spills {
             for name in names {
@@ -95,10 +107,10 @@ impl Leftovers {
                 }
             }
         }
-        let (bucket, clock) = (&bucket, &clock);
+        let (bucket, data, clock) = (&bucket, &data, &clock);
         stream::iter(entries)
             .for_each_concurrent(AT_ONCE, |(entry, leftover)| async move {
-                clean_up(&Ctx::background(Arc::clone(clock), PATIENCE), bucket, entry, &leftover).await;
+                clean_up(&Ctx::background(Arc::clone(clock), PATIENCE), bucket, data, entry, &leftover).await;
             })
             .await;
         for (disk, ledger) in adopted {
@@ -110,9 +122,10 @@ impl Leftovers {
     }
 }
 
-async fn clean_up(cx: &Ctx, bucket: &Arc<dyn Bucket>, entry: Entry, leftover: &Leftover) {
-    match vfs::recover(cx, bucket, leftover).await {
+async fn clean_up(cx: &Ctx, bucket: &Arc<dyn Bucket>, data: &Data, entry: Entry, leftover: &Leftover) {
+    match vfs::recover(cx, bucket, data, leftover).await {
         Ok(()) => {
+            cx.progressed();
             tracing::info!(?leftover, "cleaned up behind a mount that died");
             entry.settled_for_good().await;
         }
@@ -125,8 +138,9 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::data;
     use crate::store::{CommitToken, Key, Meta, memory::MemoryBucket};
-    use crate::support::SystemClock;
+    use crate::support::{Budget, ByteSize, Metrics, SystemClock, TaskGroup};
 
     #[tokio::test]
     async fn directories_of_dead_mounts_of_the_same_source_are_adopted() {
@@ -151,7 +165,10 @@ mod tests {
 
         let mut leftovers = Leftovers::default();
         leftovers.adopt(parent.path(), "a", "a").await;
-        leftovers.clean_up(Arc::clone(&bucket), clock).await;
+        let tasks = Arc::new(TaskGroup::new(tokio::runtime::Handle::current()));
+        let budget = Budget::new(ByteSize::mib(64));
+        let data = Data::new(data::Config::default(), budget, None, None, Arc::clone(&clock), tasks, &Metrics::default());
+        leftovers.clean_up(Arc::clone(&bucket), data, clock).await;
         let mut open: Vec<_> = memory.open_uploads().into_iter().map(|upload| upload.key.as_str().to_owned()).collect();
         open.sort();
         assert_eq!(open, ["a-1", "b-0"], "the living one's and the other source's stay");

@@ -72,8 +72,8 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
     host::check()?;
     let mut rooms = build::build(&settings)?;
     if !settings.vfs.read_only {
-        let Rooms { runtime, bucket, clock, leftovers, .. } = &mut rooms;
-        runtime.block_on(leftovers.end_renames(bucket, clock));
+        let Rooms { runtime, bucket, data, clock, leftovers, .. } = &mut rooms;
+        runtime.block_on(leftovers.end_what_is_seen(bucket, data, clock));
     }
     let signals = {
         let _context = rooms.runtime.enter();
@@ -123,7 +123,7 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
     let door = registration.as_ref().and_then(|registration| open_door(&rooms, registration, settings.io_timeout));
     let leftovers = std::mem::take(&mut rooms.leftovers);
     if !settings.vfs.read_only {
-        rooms.tasks.spawn(leftovers.clean_up(Arc::clone(&rooms.bucket), Arc::clone(&rooms.clock)));
+        rooms.tasks.spawn(leftovers.clean_up(Arc::clone(&rooms.bucket), Arc::clone(&rooms.data), Arc::clone(&rooms.clock)));
     }
     tracing::info!("{} is mounted on {}", settings.source, settings.mount_point.display());
     let manager = ServiceManager::at(settings.notify_socket.as_ref());
@@ -281,7 +281,7 @@ impl Stop<'_> {
             }
             tokio::select! {
                 biased;
-                left = &mut draining => return (left, if left.files == 0 { STEP } else { Duration::ZERO }),
+                left = &mut draining => return (left, if left.files + left.noted == 0 { STEP } else { Duration::ZERO }),
                 name = signals.next() => {
                     tracing::warn!("not waiting any longer: {name}");
                     return (self.vfs.left(), Duration::ZERO);
@@ -306,6 +306,10 @@ impl Stop<'_> {
         which.truncate(LOGGED_FILES);
         let shown = |file: &Unsent| format!("{} ({} bytes)", file.path.escape_debug(), file.bytes());
         self.say(&Status::Ended { files: left.files, bytes: left.bytes, which: which.iter().take(TOLD).map(shown).collect() });
+        if left.noted > 0 {
+            let where_to = self.staging.map(|path| format!(" with the staging directory {}", path.display())).unwrap_or_default();
+            tracing::error!("{} removals and changes of attributes are not in COS yet: the next mount{where_to} sends them", left.noted);
+        }
         if left.files == 0 {
             return;
         }

@@ -112,7 +112,8 @@ impl Vfs {
 
     /// Lets go of what only an open file needed, and of helpers that nobody refers to any more.
     pub(super) fn end(self: &Arc<Self>, ended: Option<OpenFile>) {
-        let helper = ended.and_then(|open| open.helper);
+        let (helper, noted) = ended.map_or((None, Vec::new()), |OpenFile { helper, noted, .. }| (helper, noted));
+        noted.into_iter().for_each(Entry::settled);
         let helpers: Vec<Helper> = std::mem::take(&mut self.names.lock().helpers).into_iter().chain(helper).collect();
         if helpers.is_empty() {
             return;

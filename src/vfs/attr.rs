@@ -16,8 +16,9 @@ use crate::support::Ctx;
 use crate::vfs::{
     Attr, Entry, Error, Fh, FileKind, Ino, Names, OpenFlags, Posix, Preserve, Result, SetAttr, SetTime, Vfs,
     lookup::Found,
-    meta::{self, Attributes, DIRECTORY_TYPE},
+    meta::{Attributes, DIRECTORY_TYPE},
     open::ReleaseOnDrop,
+    pending::{Carries, settled},
     tree::{Facts, Local, Node, Place},
 };
 
@@ -175,7 +176,7 @@ impl Vfs {
         self: &Arc<Self>,
         cx: &Ctx,
         ino: Ino,
-        change: impl Fn(&mut Node) -> Result<()> + Send + 'static,
+        change: impl Fn(&mut Node) -> Result<()> + Send + Sync + 'static,
     ) -> Result<()> {
         let (vfs, cx) = (Arc::clone(self), cx.clone());
         self.whole(async move {
@@ -184,9 +185,15 @@ impl Vfs {
                 vfs.restart_stream(ino)?;
                 return Ok(());
             }
-            let _claim = vfs.claim(&cx, &[ino]).await?;
+            let claim = vfs.claim(&cx, &[ino]).await?;
             // A commit may have become due while this waited.
             if vfs.join_commit(ino, &change)? {
+                return Ok(());
+            }
+            if vfs.promise_attributes(&cx, ino, &change).await? {
+                drop(claim);
+                // A writer may have come meanwhile.
+                vfs.names.lock().owe_with_commit(ino);
                 return Ok(());
             }
             vfs.send_attributes(&cx, ino, change).await
@@ -224,22 +231,27 @@ impl Vfs {
 
     /// Gives a clean object other attributes: a self-copy, pinned to its version. The inode is claimed.
     pub(super) async fn send_attributes(self: &Arc<Self>, cx: &Ctx, ino: Ino, change: impl Fn(&mut Node) -> Result<()>) -> Result<()> {
-        let (key, mut node, epoch, file, changed) = {
+        let (key, mut node, epoch, file, changed, owed, known) = {
             let names = self.names.lock();
             let node = names.tree.node(ino).ok_or(Error::Stale)?.clone();
             let file = names.open.get(&ino).map(|open| Arc::clone(&open.file));
             let changed = names.open.get(&ino).is_some_and(|open| open.changed.is_some());
-            (names.key(&self.keys, ino)?, node, names.tree.epoch(), file, changed)
+            let (owed, known) = (names.pending.owes(ino), names.carries(ino, self.clock.now()));
+            (names.key(&self.keys, ino)?, node, names.tree.epoch(), file, changed || owed, owed, known)
         };
-        let head = match self.bucket.head(cx, &key).await {
-            Ok(head) => Some(head),
-            Err(error) if error.kind() == Kind::NotFound && node.is_directory() => None,
-            Err(error) if error.kind() == Kind::NotFound => return Err(Error::Stale),
-            Err(error) => return Err(error.into()),
+        let carries = match known {
+            Some(Carries { head, meta, .. }) => Some((head, Some(meta))),
+            None => match self.bucket.head(cx, &key).await {
+                Ok(head) => Some((head, None)),
+                Err(error) if error.kind() == Kind::NotFound && node.is_directory() && !owed => None,
+                Err(error) if error.kind() == Kind::NotFound => return Err(Error::Stale),
+                Err(error) => return Err(error.into()),
+            },
         };
+        let (head, carried) = carries.map_or((None, None), |(head, carried)| (Some(head), carried));
         let replaced = |old: &ObjectVersion, new: &ObjectVersion| !old.same_bytes(new);
         match (&node.facts.origin, &head) {
-            (Some(old), Some(head)) if replaced(old, &head.version) && file.is_some() => return Err(Error::Stale),
+            (Some(old), Some(head)) if replaced(old, &head.version) && (file.is_some() || owed) => return Err(Error::Stale),
             // Nobody reads the old version: the change is made to what is there now, and to what was changed here and not sent.
             (_, Some(head)) => {
                 let facts = self.facts(head);
@@ -251,14 +263,12 @@ impl Vfs {
         let (mtime, names_changed) = (node.mtime(), node.names_changed);
         change(&mut node)?;
         let names_set = node.names_changed;
-        // Without times of its own the object would show the time of this copy.
-        let times = meta::times(node.facts.attributes.mtime.unwrap_or(mtime), self.config.posix);
-        let mut meta = match &head {
-            Some(head) => self.preserved(cx, head).await?,
-            None => Meta { content_type: Some(DIRECTORY_TYPE.to_owned()), ..Meta::default() },
+        let carried = match (carried, &head) {
+            (Some(carried), _) => carried,
+            (None, Some(head)) => self.preserved(cx, head).await?,
+            (None, None) => Meta { content_type: Some(DIRECTORY_TYPE.to_owned()), ..Meta::default() },
         };
-        self.write_attributes(&node.facts.attributes, node.facts.kind, &mut meta)?;
-        meta.user.extend(times);
+        let mut meta = self.meta_of(&node, mtime, carried)?;
         meta.token = Some(self.token());
         let stored = match &head {
             Some(head) => {
@@ -282,10 +292,14 @@ impl Vfs {
         let names = &mut *guard;
         let touched = names.tree.advance();
         let now = self.clock.now();
+        names.note_attributes_taken();
+        let mut later = false;
         if let Some(open) = names.open.get_mut(&ino) {
             open.meta = Some(Arc::new(meta));
             open.changed = open.changed.filter(|changed| *changed > epoch);
+            later = open.changed.is_some();
         }
+        let noted = if later { Vec::new() } else { names.no_longer_owed(ino) };
         if let Some(node) = names.tree.node_mut(ino) {
             let etag = Some(stored.version.etag);
             if node.pages.is_some() && node.pages == node.facts.origin.as_ref().map(|origin| origin.etag.clone()) {
@@ -306,6 +320,8 @@ impl Vfs {
             node.touched = touched;
             node.checked = now;
         }
+        drop(guard);
+        settled(noted);
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use crate::vfs::{
     handles::OpenFile,
     keymap::Name,
     meta,
+    pending::settled,
     tree::{Local, Nameless, Node, Place},
 };
 
@@ -72,6 +73,7 @@ impl Vfs {
     }
 
     async fn commit_named(self: &Arc<Self>, cx: &Ctx, ino: Ino, asked: Option<OnConflict>) -> Result<()> {
+        self.names.lock().owe_with_this_commit(ino);
         let Some(Due { file, mut target, epoch, exclusive, ask }) = self.due(ino)? else { return Ok(()) };
         if ask {
             self.complete_meta(cx, ino, &mut target).await?;
@@ -382,8 +384,10 @@ impl Vfs {
         if !dirty && node.dirtied <= epoch && node.facts.origin.is_some() {
             node.local = Local::Clean;
         }
-        if let Some(open) = names.open.get_mut(&ino) {
-            open.changed = open.changed.filter(|changed| *changed > epoch);
-        }
+        let Some(open) = names.open.get_mut(&ino) else { return };
+        open.changed = open.changed.filter(|changed| *changed > epoch);
+        let noted = if open.changed.is_none() { std::mem::take(&mut open.noted) } else { Vec::new() };
+        drop(guard);
+        settled(noted);
     }
 }

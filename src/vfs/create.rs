@@ -36,6 +36,7 @@ impl Vfs {
         self.may_change()?;
         let name = Name::parse(name)?;
         let claim = self.claim(cx, &[parent]).await?;
+        self.wait_until_left(cx, parent, &name).await?;
         let found = self.find(cx, parent, &name, |names, ino| {
             names.tree.raise(ino);
             ino
@@ -158,6 +159,7 @@ impl Vfs {
         let (draft, forget) = self
             .whole(async move {
                 let claim = vfs.claim(&cx, &[parent]).await?;
+                vfs.wait_until_left(&cx, parent, &name).await?;
                 if let Found::Present(()) = vfs.find(&cx, parent, &name, |_, _| ()).await? {
                     return Err(Error::Exists);
                 }

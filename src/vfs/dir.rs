@@ -227,7 +227,7 @@ impl Vfs {
         let Listed::Object { version, modified } = &item.listed else { return };
         let child = names.tree.child(directory, &item.name);
         let settled = child.is_none_or(|ino| {
-            let changed = names.open.get(&ino).is_some_and(|open| open.changed.is_some());
+            let changed = names.is_changed(ino);
             let node = names.tree.node(ino);
             let own = node.is_some_and(|node| node.local != Local::Clean);
             // What this mount did itself is newer than any listing, until that is asked for afterwards.

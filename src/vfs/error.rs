@@ -127,6 +127,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether it may go better later without anybody doing anything.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::TimedOut(_) | Self::Io(_) | Self::Busy(_) | Self::Stopping => true,
+            Self::Denied(why) => why.refusal.as_ref().is_some_and(|error| error.kind() == store::Kind::Expired),
+            _ => false,
+        }
+    }
+}
+
 impl From<String> for Why {
     fn from(text: String) -> Self {
         Self { text, refusal: None }

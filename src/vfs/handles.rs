@@ -17,6 +17,8 @@ use tokio::time::Instant;
 
 use crate::data::{File, Reader};
 
+use crate::local::Entry;
+
 use crate::store::Meta;
 
 use crate::vfs::{Error, Fh, Ino, Owner, Result, aside::Helper, dir::DirectoryHandle};
@@ -40,6 +42,8 @@ pub(super) struct OpenFile {
     pub(super) helper: Option<Helper>,
     /// A commit was begun: COS may have an object of which nobody told us.
     pub(super) attempted: bool,
+    /// Notes in the ledger of attributes that the next commit sends.
+    pub(super) noted: Vec<Entry>,
     /// The task that commits what those who wrote have left, by the epoch in which it began.
     pub(super) behind: Option<u64>,
     /// When the first of the changes was made that COS does not have.

@@ -86,7 +86,8 @@ impl Vfs {
     /// Returns when the file's bytes and attributes are in COS.
     pub async fn fsync(self: &Arc<Self>, cx: &Ctx, fh: Fh) -> Result<()> {
         let handle = self.handles.file(fh)?;
-        self.commit(cx, handle.ino).await
+        self.commit(cx, handle.ino).await?;
+        self.send_owed(cx, handle.ino).await
     }
 
     /// The last duplicate of the handle is gone. Never fails; what is still dirty when the last writer has gone is committed behind it.
@@ -201,7 +202,7 @@ impl Vfs {
         lends_rights(node.facts.attributes.mode)
     }
 
-    /// The directory entries below `ino` that exist only here are committed, too.
+    /// The directory's entries are in COS as they are here: files never committed are, removed ones are deleted, and the directory has its attributes.
     pub async fn fsyncdir(self: &Arc<Self>, cx: &Ctx, fh: Fh) -> Result<()> {
         let directory = self.handles.directory(fh)?.ino;
         let new: Vec<Ino> = {
@@ -212,7 +213,9 @@ impl Vfs {
         for ino in new {
             self.commit(cx, ino).await?;
         }
-        Ok(())
+        self.send_owed(cx, directory).await?;
+        let prefix = self.names.lock().directory_key(&self.keys, directory)?;
+        self.wait_for_deletes(cx, &prefix).await
     }
 }
 

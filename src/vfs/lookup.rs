@@ -96,6 +96,9 @@ impl Vfs {
                     if self.is_fresh(&names, ino, now) {
                         return Ok(Found::Present(take(&mut names, ino)));
                     }
+                } else if names.tree.is_leaving(parent, name) {
+                    // Its object may be there for a moment more.
+                    return Ok(Found::Absent(self.config.negative_ttl));
                 } else if let Some(left) = names.tree.known_absent(parent, name, now, self.config.negative_ttl) {
                     return Ok(Found::Absent(left));
                 }
@@ -149,7 +152,7 @@ impl Vfs {
         let Some(node) = names.tree.node(ino) else { return false };
         node.local != Local::Clean
             || names.claims.holds(ino)
-            || names.open.get(&ino).is_some_and(|open| open.changed.is_some())
+            || names.is_changed(ino)
             || now.saturating_duration_since(node.checked) < self.config.metadata_ttl
     }
 
@@ -287,9 +290,7 @@ impl Vfs {
 
     /// Whether `ino` is being changed here, or holds changes that COS does not have.
     fn is_busy(&self, names: &Names, ino: Ino) -> bool {
-        names.tree.node(ino).is_some_and(|node| node.local != Local::Clean)
-            || names.claims.holds(ino)
-            || names.open.get(&ino).is_some_and(|open| open.changed.is_some())
+        names.tree.node(ino).is_some_and(|node| node.local != Local::Clean) || names.claims.holds(ino) || names.is_changed(ino)
     }
 
     /// Whether the inode can stand for what COS has now: the version its handles read, or nobody has it open.

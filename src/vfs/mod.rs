@@ -22,6 +22,7 @@ mod lookup;
 mod meta;
 mod open;
 mod pages;
+mod pending;
 mod recover;
 mod remove;
 mod rename;
@@ -59,10 +60,12 @@ use handles::{Handles, OpenFile};
 use index::Index;
 use keymap::{KeyMap, Name, RESERVED};
 use meta::Attributes;
+use pending::Pending;
 use tree::{Facts, Tree};
 use unsent::Told;
 
 pub use error::{Error, Refusal, Why};
+pub use pending::{PendingCounts, Refused};
 pub use recover::recover;
 pub use unsent::Unsent;
 
@@ -391,6 +394,8 @@ pub struct Left {
     pub files: usize,
     /// Their dirty bytes.
     pub bytes: u64,
+    /// Removals and changes of attributes that the ledger has: the next mount sends them.
+    pub noted: usize,
 }
 
 /// Prefix of the keys of a mount's objects of zeros.
@@ -420,6 +425,8 @@ pub struct Vfs {
     stopped: tokio::sync::Notify,
     /// Wakes whoever waits for a claim, or for a name that is being asked for.
     released: tokio::sync::Notify,
+    /// Wakes the task that deletes: somebody waits for it.
+    hurry: tokio::sync::Notify,
     /// What was told of late of changes that could not be sent.
     told: Told,
     /// Guards inodes, open files and claims together, so that an operation tells all of them at once. Never held while waiting.
@@ -437,6 +444,8 @@ struct Names {
     helpers: Vec<Helper>,
     /// Names that COS is being asked for, and on whose behalf.
     asking: HashMap<(Ino, Name), Ctx>,
+    /// What programs were told is done and COS does not have.
+    pending: Pending,
 }
 
 impl Vfs {
@@ -464,9 +473,17 @@ impl Vfs {
             _memory: budget.try_reserve(Share::Names, memory),
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
+            hurry: tokio::sync::Notify::new(),
             told: Told::default(),
             stopped: tokio::sync::Notify::new(),
-            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), helpers: Vec::new(), asking: HashMap::new() }),
+            names: Mutex::new(Names {
+                tree,
+                open: HashMap::new(),
+                claims: Claims::default(),
+                helpers: Vec::new(),
+                asking: HashMap::new(),
+                pending: Pending::default(),
+            }),
             config,
             bucket,
             data,
@@ -498,6 +515,9 @@ impl Vfs {
                 }
             })
             .await;
+        if let Err(error) = self.settle(cx, Ino::ROOT).await {
+            tracing::warn!("removals or attributes of the last moment are not in COS yet: {error}");
+        }
         self.left()
     }
 
@@ -515,8 +535,11 @@ impl Vfs {
 
     /// What is not in COS at this moment.
     pub fn left(&self) -> Left {
-        let files = self.names.lock().uncommitted().len();
-        Left { files, bytes: if files == 0 { 0 } else { self.data.dirty_bytes() } }
+        let (files, PendingCounts { deletes, attributes, .. }) = {
+            let names = self.names.lock();
+            (names.uncommitted().len(), names.pending.counts())
+        };
+        Left { files, bytes: if files == 0 { 0 } else { self.data.dirty_bytes() }, noted: deletes + attributes }
     }
 
     /// Refuses what would change something where nothing may be changed.

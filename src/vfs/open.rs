@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::data::File;
 
-use crate::store::{Head, Key, Kind, Meta, Sse};
+use crate::store::{Head, Key, Kind, Meta, ObjectVersion, Sse};
 
 use crate::support::Ctx;
 
@@ -59,6 +59,13 @@ impl Vfs {
                 let node = names.tree.node(ino).ok_or(Error::Stale)?;
                 let raced = node.touched > epoch || names.claims.is_going(ino) || key.is_some() && names.key(&self.keys, ino).ok() != key;
                 if raced {
+                    continue;
+                }
+                if names.pending.owes(ino)
+                    && head.as_ref().zip(origin_of(&names, ino)).is_some_and(|(head, origin)| !head.version.same_bytes(origin))
+                {
+                    drop(names);
+                    self.is_overtaken(ino);
                     continue;
                 }
                 let meta = self.take_version(&mut names, ino, head)?;
@@ -114,7 +121,7 @@ impl Vfs {
         let ours = !node.is_named() || node.local != Local::Clean || names.claims.holds(ino);
         let same = node.facts.origin.as_ref().is_some_and(|origin| origin.same_bytes(&head.version));
         let facts = self.facts(&head);
-        if !ours {
+        if !ours && !names.pending.owes(ino) {
             if !self.is_same_file(names, ino, &facts) {
                 names.tree.detach(ino, Nameless::Lost);
                 return Err(Error::Stale);
@@ -139,6 +146,7 @@ impl Vfs {
             streaming: false,
             helper: None,
             attempted: false,
+            noted: Vec::new(),
             behind: None,
             since: None,
             refused: None,
@@ -160,7 +168,9 @@ impl Vfs {
                 node.pages = etag;
             }
         }
-        Attached { file: Arc::clone(&open.file), direct_io, keep_cache, was_streaming, only }
+        let file = Arc::clone(&open.file);
+        names.owe_with_commit(ino);
+        Attached { file, direct_io, keep_cache, was_streaming, only }
     }
 
     /// The part of an open that needs no lock: the handle, truncation, streaming.
@@ -213,6 +223,10 @@ impl Vfs {
         let streams = self.names.lock().open.get(&ino).is_some_and(|open| open.streaming);
         if streams { self.start_stream(ino) } else { Ok(()) }
     }
+}
+
+fn origin_of(names: &Names, ino: Ino) -> Option<&ObjectVersion> {
+    names.tree.node(ino)?.facts.origin.as_ref()
 }
 
 /// A handle's part of the open file, taken under the lock.

@@ -6,15 +6,24 @@
 //! has another token or is younger, and is left alone. Whichever of a pair is deleted is deleted as the version that was looked at. (A marker
 //! that another tool keeps under a key without the slash is not found again: it stays beside its copy.)
 //!
-//! To be called before programs can use the mount, as far as renames go: they must not see both names.
+//! A delete or a change of attributes that a program was told is done is done now, if the object is exactly the one that was meant.
+//!
+//! To be called before programs can use the mount, as far as these and renames go: they must not see both names, nor what they have removed. Renames first: a
+//! source that was given attributes would no longer pass for older than its copy.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{TryStreamExt, stream};
 
-use crate::local::Leftover;
+use crate::data::{self, Data};
 
-use crate::store::{Bucket, Head, Key, Kind, ListRequest, Upload, UploadId};
+use crate::local::{Known, Leftover};
+
+use crate::store::{Bucket, Head, Key, Kind, ListRequest, Meta, Replaces, Upload, UploadId};
 
 use crate::support::Ctx;
 
@@ -22,12 +31,14 @@ use crate::vfs::{Error, Result, keymap::RESERVED, pages::Pages};
 
 /// Pairs of a directory that are looked at at once.
 const AT_ONCE: usize = 32;
+/// How far a write's `Date` may be before its Last-Modified.
+const SLACK: Duration = Duration::from_secs(2);
 
 /// Cleans one thing up. That it is gone already is success.
 ///
 /// # Errors
 /// The store's. It may be tried again at any time.
-pub async fn recover(cx: &Ctx, bucket: &Arc<dyn Bucket>, leftover: &Leftover) -> Result<()> {
+pub async fn recover(cx: &Ctx, bucket: &Arc<dyn Bucket>, data: &Data, leftover: &Leftover) -> Result<()> {
     match leftover {
         Leftover::Upload { key, id } => {
             let upload = Upload { key: Key::new(key), id: UploadId(id.as_str().into()), token: None };
@@ -46,6 +57,39 @@ pub async fn recover(cx: &Ctx, bucket: &Arc<dyn Bucket>, leftover: &Leftover) ->
             let tree = Tree { from, to, token, over: *over, copied: *copied };
             tree.recover(cx, bucket).await
         }
+        Leftover::Delete(object) => match meant(cx, bucket, object).await? {
+            // A write of our own may be known by the date of its answer only.
+            Some((head, modified)) if head.last_modified <= modified + SLACK => delete(cx, bucket, &head.version.key, Some(&head)).await,
+            _ => Ok(()),
+        },
+        Leftover::Attributes { object, user, full } => match meant(cx, bucket, object).await? {
+            Some((head, modified)) if head.last_modified == modified => give(cx, bucket, data, head, user, *full).await,
+            _ => Ok(()),
+        },
+    }
+}
+
+/// The object as it is now, if it has the bytes of the one that is meant; and when that was written.
+async fn meant(cx: &Ctx, bucket: &Arc<dyn Bucket>, object: &Known) -> Result<Option<(Head, SystemTime)>> {
+    let Known { key, etag, size, modified } = object;
+    let head = find(cx, bucket, &Key::new(key)).await?;
+    let head = head.filter(|head| head.version.etag.as_str() == etag && head.version.size == *size);
+    Ok(head.zip(SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(*modified))))
+}
+
+/// Gives an object other user metadata, by a copy of itself.
+async fn give(cx: &Ctx, bucket: &Arc<dyn Bucket>, data: &Data, head: Head, user: &BTreeMap<String, String>, full: bool) -> Result<()> {
+    let mut meta = Meta { user: user.clone(), token: None, ..head.meta };
+    if full {
+        let (acl, tags) = tokio::try_join!(bucket.acl(cx, &head.version.key), bucket.tags(cx, &head.version.key))?;
+        (meta.acl, meta.tags) = (Some(acl), Some(tags));
+    }
+    let replaces = Replaces::Version(head.version.clone());
+    match data.copy_object(cx, bucket, &head.version, &head.version.key, &meta, &replaces).await {
+        // Replaced since it was looked at.
+        Err(data::Error::Stale) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(()),
     }
 }
 
@@ -133,23 +177,23 @@ async fn delete(cx: &Ctx, bucket: &Arc<dyn Bucket>, key: &Key, seen: Option<&Hea
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::store::{CommitToken, Meta, Payload, Replaces, memory::MemoryBucket};
-    use crate::support::{Clock, SystemClock};
+    use crate::store::{CommitToken, Payload, memory::MemoryBucket};
+    use crate::support::{Budget, ByteSize, Clock, Metrics, SystemClock, TaskGroup};
 
     #[tokio::test]
     async fn nothing_but_a_helper_is_deleted_on_the_ledgers_word() {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let memory = MemoryBucket::new(Arc::clone(&clock));
         let bucket: Arc<dyn Bucket> = Arc::<MemoryBucket>::clone(&memory);
-        let cx = Ctx::new(clock, Duration::from_secs(5), 0, 0);
+        let cx = Ctx::new(Arc::clone(&clock), Duration::from_secs(5), 0, 0);
+        let tasks = Arc::new(TaskGroup::new(tokio::runtime::Handle::current()));
+        let data = Data::new(data::Config::default(), Budget::new(ByteSize::mib(64)), None, None, clock, tasks, &Metrics::default());
         for (key, helper) in [("precious", false), ("a.cosmount/b", false), ("p/.cosmount/open/h/1", true), (".cosmount/open/h/1", true)] {
             let payload = Payload::from(bytes::Bytes::from_static(b"x"));
             let meta = Meta { token: Some(CommitToken::from_bytes([1; 16])), ..Meta::default() };
             bucket.put(&cx, &Key::new(key), &meta, payload, &Replaces::Anything).await.unwrap();
-            let outcome = recover(&cx, &bucket, &Leftover::Helper { key: key.to_owned() }).await;
+            let outcome = recover(&cx, &bucket, &data, &Leftover::Helper { key: key.to_owned() }).await;
             assert_eq!((outcome.is_ok(), memory.peek(&Key::new(key)).is_none()), (helper, helper), "{key}");
         }
     }

@@ -1,5 +1,8 @@
 //! unlink and rmdir.
 //!
+//! With staging the DELETE of an unlink is promised and follows the reply (`pending/deletes.rs`); without, it comes before it. rmdir waits for
+//! those beneath it.
+//!
 //! The inode and its directory are claimed, so no commit is under way when the DELETE is sent and none begins after it (P11). What is open
 //! here is secured first. rmdir proves emptiness by a listing, not by what is remembered. The last entry of an implicit directory leaves a marker before it
 //! goes, or the directory would go with it.
@@ -18,11 +21,14 @@ use crate::vfs::{
     keymap::Name,
     meta::{self, DIRECTORY_TYPE},
     pages::Pages,
+    pending::Delete,
     tree::{Facts, Listed, Local},
 };
 
 /// How often a name is looked up again because it changed while it was being claimed.
 const TRIES: usize = 8;
+/// Pending deletes that a listing may show besides what it is asked for.
+const MOST_GONE: usize = 900;
 
 impl Vfs {
     /// Removes a file's name.
@@ -43,15 +49,21 @@ impl Vfs {
                 }
             }
             vfs.secure(&cx, ino).await?;
-            let (key, origin) = {
+            let (key, object) = {
                 let names = vfs.names.lock();
-                (names.key(&vfs.keys, ino)?, names.tree.node(ino).and_then(|node| node.facts.origin.clone()))
+                let facts = names.tree.node(ino).map(|node| &node.facts);
+                let object = facts.and_then(|facts| facts.origin.clone().map(|origin| (origin, facts.modified)));
+                (names.key(&vfs.keys, ino)?, object)
             };
-            if let Some(origin) = origin {
+            let mut promised = None;
+            if let Some((origin, modified)) = object {
                 vfs.keep_directory(&cx, parent, ino, &key).await?;
-                vfs.delete(&cx, &origin).await?;
+                promised = vfs.promise_delete(&cx, &origin, modified).await?;
+                if promised.is_none() {
+                    vfs.delete_now(&cx, &origin).await?;
+                }
             }
-            vfs.forget_name(parent, ino);
+            vfs.forget_name(parent, &name, ino, promised);
             Ok(())
         })
         .await
@@ -67,6 +79,8 @@ impl Vfs {
             if kind != FileKind::Directory {
                 return Err(Error::NotADirectory);
             }
+            let prefix = vfs.names.lock().directory_key(&vfs.keys, ino)?;
+            vfs.wait_for_deletes(&cx, &prefix).await?;
             let marker = vfs.check_empty(&cx, ino).await?;
             let (key, origin) = {
                 let names = vfs.names.lock();
@@ -77,7 +91,7 @@ impl Vfs {
             for object in marker.iter().chain(&old_form) {
                 vfs.delete(&cx, object).await?;
             }
-            vfs.forget_name(parent, ino);
+            vfs.forget_name(parent, &name, ino, None);
             Ok(())
         })
         .await
@@ -107,9 +121,21 @@ impl Vfs {
         }
     }
 
-    /// The name is gone from COS: the tree learns it, and nothing of the file is committed any more.
-    fn forget_name(&self, parent: Ino, ino: Ino) {
-        let file = {
+    /// As [`Vfs::delete`], before the reply although deletes may be sent behind it: whether they may again.
+    async fn delete_now(&self, cx: &Ctx, version: &ObjectVersion) -> Result<()> {
+        let deleted = self.delete(cx, version).await;
+        match &deleted {
+            Ok(()) => self.note_deleted(false),
+            Err(Error::Denied(_)) => self.note_deleted(true),
+            Err(_) => {}
+        }
+        deleted
+    }
+
+    /// The name is gone: the tree learns it, nothing of the file is committed any more, and what was promised is done.
+    fn forget_name(self: &Arc<Self>, parent: Ino, name: &Name, ino: Ino, promised: Option<Delete>) {
+        self.drop_owed(ino);
+        let (file, begin) = {
             let mut names = self.names.lock();
             let now = self.clock.wall();
             if let Some(node) = names.tree.node_mut(ino) {
@@ -117,8 +143,12 @@ impl Vfs {
             }
             names.tree.remove(ino, self.clock.now());
             self.note_names_changed(&mut names, parent);
-            names.orphan(ino)
+            let begin = promised.is_some_and(|delete| names.delete_behind(delete, parent, name, self.behind()));
+            (names.orphan(ino), begin)
         };
+        if begin {
+            self.tasks.spawn(Arc::clone(self).send_deletes());
+        }
         if let Some(file) = file {
             file.orphan();
         }
@@ -157,7 +187,7 @@ impl Vfs {
 
     /// Gives an implicit directory a marker if `leaving`, whose key or prefix is `key`, is all that keeps it.
     pub(super) async fn keep_directory(&self, cx: &Ctx, directory: Ino, leaving: Ino, key: &Key) -> Result<()> {
-        let (prefix, facts) = {
+        let (prefix, facts, gone) = {
             let names = self.names.lock();
             let node = names.tree.node(directory).ok_or(Error::Stale)?;
             if directory == Ino::ROOT || node.facts.origin.is_some() {
@@ -166,12 +196,19 @@ impl Vfs {
             if self.has_others(&names, directory, leaving) {
                 return Ok(());
             }
-            (names.directory_key(&self.keys, directory)?, node.facts.clone())
+            let prefix = names.directory_key(&self.keys, directory)?;
+            let gone = names.leaving_below(&prefix);
+            (prefix, node.facts.clone(), gone)
         };
-        let request = ListRequest { prefix: prefix.clone(), delimited: true, limit: Some(2), ..ListRequest::default() };
+        // What is about to go keeps nothing; if it were to fill the page, the rest would not be seen.
+        if gone.len() > MOST_GONE {
+            self.wait_for_deletes(cx, &prefix).await?;
+        }
+        let limit = u16::try_from(2 + gone.len().min(MOST_GONE)).ok();
+        let request = ListRequest { prefix: prefix.clone(), delimited: true, limit, ..ListRequest::default() };
         let page = self.bucket.list(cx, &request).await?;
         let mut keys = page.objects.iter().map(|object| &object.version.key).chain(&page.prefixes);
-        if page.hidden > 0 || keys.any(|listed| listed != key) {
+        if page.hidden > 0 || keys.any(|listed| listed != key && !gone.contains(listed)) {
             return Ok(());
         }
         self.put_marker(cx, directory, &Key::new(&prefix), &facts).await

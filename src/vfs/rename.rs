@@ -121,6 +121,7 @@ impl Vfs {
     async fn rename_named(self: &Arc<Self>, cx: &Ctx, from: (Ino, Name), to: (Ino, Name), mode: RenameMode) -> Result<()> {
         for _ in 0..TRIES {
             let ino = self.find_present(cx, from.0, &from.1).await?;
+            self.wait_until_left(cx, to.0, &to.1).await?;
             let replaced = match self.find(cx, to.0, &to.1, |_, ino| ino).await? {
                 Found::Present(ino) => Some(ino),
                 Found::Absent(_) => None,
@@ -142,7 +143,8 @@ impl Vfs {
             };
             {
                 let names = self.names.lock();
-                if names.tree.child(from.0, &from.1) != Some(ino) || names.tree.child(to.0, &to.1) != replaced {
+                let there = names.tree.child(to.0, &to.1);
+                if names.tree.child(from.0, &from.1) != Some(ino) || there != replaced || names.tree.is_leaving(to.0, &to.1) {
                     continue;
                 }
                 if names.tree.is_within(to.0, ino) {
@@ -198,7 +200,7 @@ impl Vfs {
             let node = names.tree.node(ino).ok_or(Error::Stale)?;
             (node.facts.origin.clone().ok_or(Error::Stale)?, names.open.contains_key(&ino))
         };
-        let head = self.bucket.head(cx, &origin.key).await?;
+        let head = self.head_to_carry(cx, ino, &origin.key).await?;
         if is_open && !head.version.same_bytes(&origin) {
             return Err(Error::Stale);
         }
@@ -207,6 +209,9 @@ impl Vfs {
         let (from, to) = (origin.key.as_str().to_owned(), to_key.as_str().to_owned());
         let noted = Ledger::note_if(self.ledger.as_ref(), Leftover::Move { from, to, token: token.as_str().to_owned() }).await;
         let moved = self.move_object(cx, plan, mode, &head, &to_key, &token).await;
+        if matches!(moved, Err(Error::Stale)) {
+            self.is_overtaken(ino);
+        }
         // Also after a failure: what a program was told has failed must not happen later.
         if let Some(entry) = noted {
             entry.settled_for_good().await;
@@ -270,6 +275,7 @@ impl Vfs {
                 return Err(error);
             }
         }
+        plan.replaced.into_iter().chain([ino]).for_each(|ino| self.drop_owed(ino));
         let orphan = self.finish_move(&mut self.names.lock(), plan, Some(copied));
         if let Some(orphan) = orphan {
             orphan.orphan();
@@ -308,14 +314,18 @@ impl Vfs {
     }
 
     async fn move_directory(self: &Arc<Self>, cx: &Ctx, plan: &Move) -> Result<()> {
-        if let Some(replaced) = plan.replaced {
-            self.check_empty(cx, replaced).await?;
-        }
         let (from, to) = {
             let names = self.names.lock();
             let parent = names.directory_key(&self.keys, plan.to.0)?;
             (names.directory_key(&self.keys, plan.ino)?, format!("{}/", self.keys.child(&parent, &plan.to.1)?))
         };
+        self.wait_for_deletes(cx, &to).await?;
+        if let Some(replaced) = plan.replaced {
+            self.check_empty(cx, replaced).await?;
+        }
+        self.send_owed_below(cx, plan.ino).await?;
+        self.send_all_owed(Some(cx), plan.replaced.into_iter().collect(), true).await?;
+        self.wait_for_deletes(cx, &from).await?;
         // Writers beneath wait at the gate until this is over; what they have written goes under the old keys first.
         let mut frozen = Vec::new();
         for (ino, file) in self.open_below(plan.ino) {

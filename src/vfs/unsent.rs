@@ -235,6 +235,9 @@ impl Names {
 
     /// Why the file's changes are not in COS, in words, if there are any.
     pub(super) fn why_unsent(&self, ino: Ino) -> Option<String> {
+        if self.pending.owes(ino) {
+            return Some("attributes are not sent yet".to_owned());
+        }
         let open = self.open.get(&ino).filter(|_| self.is_unsent(ino))?;
         Some(open.refused.as_ref().map_or_else(|| "not sent yet".to_owned(), |refused| refused.error.to_string()))
     }

@@ -334,6 +334,11 @@ impl Mounted {
         assert!(self.server.delete(BUCKET, key));
     }
 
+    /// Returns when what follows its reply has followed: the attributes of what is at `path`, and the deletes beneath it.
+    pub fn settle(&self, path: &str) {
+        File::open(self.path().join(path)).unwrap().sync_all().unwrap();
+    }
+
     /// How many uploads are open.
     pub fn uploads(&self) -> usize {
         self.server.uploads(BUCKET).len()

@@ -17,4 +17,5 @@ mod common;
 mod ends;
 mod kill;
 mod leftovers;
+mod pending;
 mod renames;

@@ -81,6 +81,7 @@ fn a_tree_with_cosfs_headers_shows_its_modes_owners_times_and_links() {
     // And the other way: what we make, COSFS understands.
     fs::write(mount.path().join("ours"), b"x").unwrap();
     fs::set_permissions(mount.path().join("ours"), fs::Permissions::from_mode(0o640)).unwrap();
+    mount.settle("ours");
     let ours = mount.headers("ours");
     assert_eq!(ours["x-cos-meta-mode"], (0o100_640).to_string());
     assert!(ours["x-cos-meta-mtime"].bytes().all(|byte| byte.is_ascii_digit()), "{ours:?}");
@@ -130,6 +131,7 @@ fn an_object_keeps_every_header_through_edit_rename_and_chmod() {
         assert_eq!(changed(&edited, &mount.headers(&moved)), Vec::<String>::new(), "{name}");
 
         fs::set_permissions(mount.path().join(&moved), fs::Permissions::from_mode(0o600)).unwrap();
+        mount.settle(&moved);
         let after = mount.headers(&moved);
         assert_eq!(changed(&edited, &after), ["x-cos-meta-mode"], "{name}");
         assert_eq!(after["x-cos-meta-mode"], (0o100_600).to_string());
@@ -150,6 +152,7 @@ fn preserve_full_keeps_acl_and_tags_too() {
     drop(file);
     fs::rename(mount.path().join("object"), mount.path().join("moved")).unwrap();
     fs::set_permissions(mount.path().join("moved"), fs::Permissions::from_mode(0o600)).unwrap();
+    mount.settle("moved");
     assert_eq!(&mount.object("moved")[..], b"01234X6789");
     assert_eq!((sdk(&mount, &["acl", "moved"]), sdk(&mount, &["tags", "moved"])), before);
 }
@@ -224,6 +227,7 @@ fn implicit_directories_and_odd_keys_are_shown() {
     assert!(fs::metadata(mount.path().join("a")).unwrap().modified().unwrap() <= SystemTime::now());
     // The last entry of an implicit directory leaves it behind, empty.
     fs::remove_file(mount.path().join("a/b/c.txt")).unwrap();
+    mount.settle("a/b");
     assert!(mount.path().join("a/b").is_dir());
     assert_eq!(mount.keys("a/"), ["a/b/"]);
 }

@@ -30,6 +30,7 @@ mod kernel;
 mod limits;
 mod lost;
 mod outage;
+mod pending;
 mod posix;
 mod programs;
 mod requests;

@@ -21,7 +21,7 @@ use nix::{
     sys::stat::{Mode, SFlag},
 };
 
-use crate::common::{Mounted, sh};
+use crate::common::{Mounted, sh, wait};
 
 fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Errno {
     Errno::from_raw(result.unwrap_err().raw_os_error().unwrap())
@@ -218,6 +218,7 @@ fn any_name_without_a_slash_comes_back_as_it_was() {
     for name in &names {
         fs::remove_file(mount.path().join(name)).unwrap();
     }
+    mount.settle("");
     assert_eq!(mount.keys(""), Vec::<String>::new());
 }
 
@@ -279,6 +280,7 @@ fn pipes_sockets_and_devices_are_names_in_the_bucket() {
     assert_eq!(errno(File::open(at("null"))), Errno::EACCES);
     fs::set_permissions(at("pipe"), fs::Permissions::from_mode(0o600)).unwrap();
     // 0o010600: as COSFS stores a named pipe.
+    wait(Duration::from_secs(20), || mount.headers("pipe")["x-cos-meta-mode"] == "4480");
     assert_eq!((mount.object("pipe").len(), mount.headers("pipe")["x-cos-meta-mode"].as_str()), (0, "4480"));
 
     let mount = mount.remounted();
@@ -290,5 +292,6 @@ fn pipes_sockets_and_devices_are_names_in_the_bucket() {
     fs::rename(mount.path().join("pipe"), mount.path().join("moved")).unwrap();
     assert!(kind("moved").file_type().is_fifo());
     sh(mount.path(), "cp -a null copy; [ $(stat -c %t:%T copy) = 1:3 ]; rm moved socket null copy");
+    mount.settle("");
     assert_eq!(mount.keys(""), Vec::<String>::new());
 }

@@ -122,6 +122,7 @@ fn files_in_a_directory_that_was_made_or_listed_are_a_put_each() {
     assert_eq!(operations(&mount)[1..], [Op::PutObject], "a file without a byte");
     mount.server().clear_log();
     fs::remove_file(mount.path().join("made/f1")).unwrap();
+    mount.settle("made");
     assert_eq!(operations(&mount).len(), 1, "unlink");
     write_files(&mount.path().join("made"), 1..2);
     assert_eq!(operations(&mount)[1..], [Op::PutObject], "and the name again");

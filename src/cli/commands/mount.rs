@@ -130,8 +130,11 @@ fn begin(mount: &Mount, log: LogTo, settings: Settings) -> anyhow::Result<Runnin
 fn end(ended: anyhow::Result<Left>) -> Result<(), Failure> {
     let left = ended.map_err(|error| Failure::new(SYSTEM, error))?;
     match left {
-        Left { files: 0, .. } => Ok(()),
-        Left { files, bytes } => Err(Failure::new(SYSTEM, anyhow!("changes of {files} files ({bytes} bytes) are not in COS"))),
+        Left { files: 0, noted: 0, .. } => Ok(()),
+        Left { files: 0, noted, .. } => {
+            Err(Failure::new(SYSTEM, anyhow!("{noted} removals and changes of attributes are not in COS yet: the next mount sends them")))
+        }
+        Left { files, bytes, .. } => Err(Failure::new(SYSTEM, anyhow!("changes of {files} files ({bytes} bytes) are not in COS"))),
     }
 }
 

@@ -410,7 +410,7 @@ async fn drain_commits_what_is_open_and_refuses_new_changes() {
     let s = Setting::new();
     let fh = s.create("a", WRITE).await.unwrap();
     s.write(fh, 0, "x").await.unwrap();
-    assert_eq!(s.vfs.drain(&s.cx()).await, Left { files: 0, bytes: 0 });
+    assert_eq!(s.vfs.drain(&s.cx()).await, Left { files: 0, bytes: 0, noted: 0 });
     assert_eq!(s.peek("a").as_deref(), Some("x"));
     assert!(matches!(s.write(fh, 1, "y").await, Err(Error::Stopping)));
 }
@@ -421,7 +421,7 @@ async fn drain_says_what_could_not_be_sent() {
     let fh = s.create("a", WRITE).await.unwrap();
     s.write(fh, 0, "abc").await.unwrap();
     s.bucket.fail_next(Operation::Put, Kind::Denied, Effect::Refused);
-    assert_eq!(s.vfs.drain(&s.cx()).await, Left { files: 1, bytes: 3 });
+    assert_eq!(s.vfs.drain(&s.cx()).await, Left { files: 1, bytes: 3, noted: 0 });
 }
 
 #[tokio::test(start_paused = true)]

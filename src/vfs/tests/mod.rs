@@ -5,6 +5,7 @@ mod foreign;
 mod kept;
 mod listing;
 mod names;
+mod pending;
 mod races;
 mod renames;
 
@@ -121,6 +122,10 @@ impl Setting {
 
     /// Another mount of the same bucket.
     fn over(bucket: Arc<MemoryBucket>, change: impl FnOnce(&mut Config)) -> Self {
+        Self::build(bucket, None, change)
+    }
+
+    fn build(bucket: Arc<MemoryBucket>, ledger: Option<Arc<Ledger>>, change: impl FnOnce(&mut Config)) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(VirtualClock);
         let budget = Budget::new(ByteSize::mib(64));
         let tasks = Arc::new(TaskGroup::new(Handle::current()));
@@ -132,7 +137,7 @@ impl Setting {
         change(&mut settings);
         let notify: Arc<dyn Notify> = Arc::clone(&told) as _;
         let dyn_bucket: Arc<dyn Bucket> = Arc::clone(&bucket) as _;
-        let vfs = Vfs::new(settings, dyn_bucket, data, None, notify, budget, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
+        let vfs = Vfs::new(settings, dyn_bucket, data, ledger, notify, budget, Arc::clone(&clock), Arc::clone(&tasks), &metrics);
         let cx = Ctx::new(clock, Duration::from_secs(90), 1, 1000);
         Self { bucket, vfs, told, tasks, cx }
     }

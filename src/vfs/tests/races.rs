@@ -170,7 +170,7 @@ async fn a_new_file_counts_as_left_until_it_is_sent_even_if_it_is_empty() {
     let fh = s.create("a", WRITE).await.unwrap();
     assert_eq!(s.vfs.left().files, 1);
     s.close(fh).await.unwrap();
-    assert_eq!(s.vfs.left(), Left { files: 0, bytes: 0 });
+    assert_eq!(s.vfs.left(), Left { files: 0, bytes: 0, noted: 0 });
 }
 
 #[tokio::test(start_paused = true)]

@@ -148,6 +148,8 @@ pub(in crate::vfs) struct Gone {
     pub(in crate::vfs) epoch: u64,
     /// Which object went, and when that was last written.
     pub(in crate::vfs) object: Option<(ObjectVersion, SystemTime)>,
+    /// The object is not deleted yet: whatever shows it, or what took its place, is not believed until it is.
+    pub(in crate::vfs) leaving: bool,
 }
 
 impl Gone {

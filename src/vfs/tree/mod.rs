@@ -352,7 +352,7 @@ impl Tree {
         let facts = self.nodes.get(&ino).map(|node| &node.facts);
         let object = facts.and_then(|facts| facts.origin.clone().map(|origin| (origin, facts.modified)));
         let Some(directory) = self.directory_mut(parent) else { return };
-        if directory.gone.insert(name.clone(), inode::Gone { at: now, epoch, object }).is_none() {
+        if directory.gone.insert(name.clone(), inode::Gone { at: now, epoch, object, leaving: false }).is_none() {
             directory.gone_order.push_back(name.clone());
         }
         directory.absent.insert(name.clone(), now);
@@ -360,8 +360,9 @@ impl Tree {
             directory.absent.pop_first();
         }
         while let Some(oldest) = directory.gone_order.front() {
-            let old = directory.gone.get(oldest).is_none_or(|gone| now.saturating_duration_since(gone.at) > OVERLAY);
-            if !old && directory.gone_order.len() <= MOST_GONE {
+            let gone = directory.gone.get(oldest);
+            let old = gone.is_none_or(|gone| now.saturating_duration_since(gone.at) > OVERLAY);
+            if gone.is_some_and(|gone| gone.leaving) || !old && directory.gone_order.len() <= MOST_GONE {
                 break;
             }
             directory.gone.remove(oldest);
@@ -379,8 +380,30 @@ impl Tree {
         let Some(directory) = self.directory(parent).filter(|directory| !directory.children.contains_key(name)) else { return false };
         directory.gone.get(name).is_some_and(|gone| {
             let made_again = asked > gone.at && object.is_some_and(|object| gone.is_followed_by(object));
-            !made_again && asked.saturating_duration_since(gone.at) < OVERLAY
+            gone.leaving || !made_again && asked.saturating_duration_since(gone.at) < OVERLAY
         })
+    }
+
+    /// The object of a name that was just removed is still to be deleted.
+    pub(super) fn set_leaving(&mut self, parent: Ino, name: &Name) {
+        self.pin(parent);
+        if let Some(gone) = self.directory_mut(parent).and_then(|directory| directory.gone.get_mut(name)) {
+            gone.leaving = true;
+        }
+    }
+
+    /// It is deleted now. Listings from before still show it.
+    pub(super) fn set_left(&mut self, parent: Ino, name: &Name, now: Instant) {
+        if let Some(gone) = self.directory_mut(parent).and_then(|directory| directory.gone.get_mut(name)) {
+            gone.leaving = false;
+            gone.at = now;
+        }
+        self.unpin(parent);
+    }
+
+    /// Whether the object that had this name is still to be deleted.
+    pub(super) fn is_leaving(&self, parent: Ino, name: &Name) -> bool {
+        self.directory(parent).and_then(|directory| directory.gone.get(name)).is_some_and(|gone| gone.leaving)
     }
 
     /// Entries that a listing asked for at `asked` may lack: what was never committed, and what this mount made lately.
