@@ -542,7 +542,7 @@ fn a_full_staging_is_enospc_or_slow_and_never_a_wrong_object() {
     record(&format!(
         "- {mib} MiB of random 4 KiB writes over a staging of {} MiB: ENOSPC after {} MiB while COS refused, the longest call {longest:.1?}; then, without a remount, all of it arrived, the object whole in each of {versions} versions seen on the way",
         (mib / 16).max(4),
-        refused * PIECE >> 20,
+        (refused * PIECE) >> 20,
     ));
 }
 
