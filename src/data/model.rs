@@ -136,7 +136,7 @@ impl Model {
         Ok(())
     }
 
-    async fn commit_other(&mut self) -> Result<()> {
+    async fn commit_other(&self) -> Result<()> {
         let target = Target { key: Key::new("b"), replaces: Replaces::Version(self.other.base().unwrap()), ..self.target() };
         if self.other.commit(&self.cx(), target).await?.is_some() {
             assert!(self.bucket.peek(&Key::new("b")).unwrap() == self.other_bytes, "what was committed is not what was written");

@@ -34,6 +34,9 @@ use crate::support::{Ctx, Urgency};
 
 /// Holes up to this length enter the cache with the bytes around them.
 const SMALL_HOLE: u64 = 64 << 10;
+/// The objects that parts are copied from, by the numbers that a plan has for them.
+type Sources = Vec<Option<Arc<Origin>>>;
+
 /// The number of the object of zeros among those that are copied from, and the first of the others.
 const ZEROS_OBJECT: usize = BASE + 1;
 const OTHERS: usize = ZEROS_OBJECT + 1;
@@ -418,12 +421,8 @@ impl State {
 }
 
 /// What `pieces` are to the planner, and the objects that its plan will name: the base, the object of zeros, others.
-fn spans(
-    pieces: &[Piece<Arc<StagedFile>>],
-    base: Option<&Arc<Origin>>,
-    zeros: Option<&Arc<Origin>>,
-) -> (Vec<(Range<u64>, Span)>, Vec<Option<Arc<Origin>>>) {
-    let mut sources: Vec<Option<Arc<Origin>>> = vec![base.cloned(), zeros.cloned()];
+fn spans(pieces: &[Piece<Arc<StagedFile>>], base: Option<&Arc<Origin>>, zeros: Option<&Arc<Origin>>) -> (Vec<(Range<u64>, Span)>, Sources) {
+    let mut sources: Sources = vec![base.cloned(), zeros.cloned()];
     let mut spans = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let span = match &piece.place {
