@@ -4,6 +4,7 @@
 //! [`fuse`] through them and straight back. `docs/architecture.md` has the rooms, their faces and their guarantees; `tests/layers.rs`
 //! holds the table of what may import what.
 
+pub mod admin;
 pub mod cli;
 pub mod data;
 #[cfg(feature = "emulator")]

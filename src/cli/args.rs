@@ -27,6 +27,12 @@ pub(super) enum Command {
     Doctor(Box<Doctor>),
     /// Unmount: wait until everything is in COS, or say what is not
     Umount(Umount),
+    /// Show what of a mount is not in COS and why, its memory, its requests
+    Stats(Stats),
+    /// Send what is not in COS yet, and wait for it
+    Sync(Sync),
+    /// List multipart uploads that nobody has completed, and abort those named
+    Uploads(Box<Uploads>),
     /// Show what applies, and where it was said
     Config(Config),
     /// Write a shell's completions to standard output
@@ -58,32 +64,12 @@ pub(super) struct Mount {
     /// Options as in fstab: any of those below without its dashes, and those of mount(8); repeatable
     #[arg(short = 'o', value_name = "OPTION[=VALUE],...", help_heading = "Configuration")]
     pub(super) options: Vec<String>,
-    /// Read options from this file; by default ~/.config/cosmount.toml, for root then /etc/cosmount.toml
-    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
-    pub(super) config: Option<PathBuf>,
     /// Leave out what is unknown behind -o instead of refusing it, as mount -s asks
     #[arg(long, hide = true)]
     pub(super) sloppy: bool,
 
-    /// Region the bucket is in, such as ap-guangzhou
-    #[arg(long, value_name = "REGION", help_heading = "Source")]
-    pub(super) region: Option<String>,
-    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; of credentials: metadata=URL or sts=URL; repeatable
-    #[arg(long, value_name = "URL", help_heading = "Source")]
-    pub(super) endpoint: Vec<String>,
-    /// Put the bucket into the path instead of the host name (automatic for IP addresses)
-    #[arg(long, help_heading = "Source")]
-    pub(super) path_style: bool,
-    /// Trust the certificates in this PEM file beside the system's
-    #[arg(long, value_name = "FILE", help_heading = "Source")]
-    pub(super) ca_file: Option<PathBuf>,
-
-    /// Where credentials come from: env, coscmd[:FILE], coscli[:FILE], passwd[:FILE], file:FILE, role[:NAME], oidc, command:CMD or anonymous
-    #[arg(long, value_name = "KIND[:ARG]", value_parser = Choice::parse, help_heading = "Credentials")]
-    pub(super) credentials: Option<Choice>,
-    /// Section of ~/.cos.conf or ~/.cos.yaml with the credentials, instead of common or cos
-    #[arg(long, value_name = "NAME", help_heading = "Credentials")]
-    pub(super) profile: Option<String>,
+    #[command(flatten)]
+    pub(super) reach: Reach,
 
     /// Refuse all changes (EROFS)
     #[arg(long, help_heading = "Access")]
@@ -185,6 +171,34 @@ pub(super) struct Mount {
     pub(super) allow_core: bool,
 }
 
+/// How the account is reached, and where more is said of that.
+#[derive(Debug, Args)]
+pub(super) struct Reach {
+    /// Read options from this file; by default ~/.config/cosmount.toml, for root then /etc/cosmount.toml
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub(super) config: Option<PathBuf>,
+
+    /// Region the bucket is in, such as ap-guangzhou
+    #[arg(long, value_name = "REGION", help_heading = "Source")]
+    pub(super) region: Option<String>,
+    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; of credentials: metadata=URL or sts=URL; repeatable
+    #[arg(long, value_name = "URL", help_heading = "Source")]
+    pub(super) endpoint: Vec<String>,
+    /// Put the bucket into the path instead of the host name (automatic for IP addresses)
+    #[arg(long, help_heading = "Source")]
+    pub(super) path_style: bool,
+    /// Trust the certificates in this PEM file beside the system's
+    #[arg(long, value_name = "FILE", help_heading = "Source")]
+    pub(super) ca_file: Option<PathBuf>,
+
+    /// Where credentials come from: env, coscmd[:FILE], coscli[:FILE], passwd[:FILE], file:FILE, role[:NAME], oidc, command:CMD or anonymous
+    #[arg(long, value_name = "KIND[:ARG]", value_parser = Choice::parse, help_heading = "Credentials")]
+    pub(super) credentials: Option<Choice>,
+    /// Section of ~/.cos.conf or ~/.cos.yaml with the credentials, instead of common or cos
+    #[arg(long, value_name = "NAME", help_heading = "Credentials")]
+    pub(super) profile: Option<String>,
+}
+
 /// `cosmount credentials`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Credentials {
@@ -198,27 +212,8 @@ pub(super) struct CheckCredentials {
     /// Bucket to try them on: cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX]
     #[arg(value_parser = Source::parse)]
     pub(super) source: Option<Source>,
-    /// Read options from this file; by default ~/.config/cosmount.toml, for root then /etc/cosmount.toml
-    #[arg(long, value_name = "FILE")]
-    pub(super) config: Option<PathBuf>,
-    /// Region the bucket is in, such as ap-guangzhou
-    #[arg(long, value_name = "REGION")]
-    pub(super) region: Option<String>,
-    /// Other endpoint than COS's own: URL, REGION=URL or service=URL; of credentials: metadata=URL or sts=URL; repeatable
-    #[arg(long, value_name = "URL")]
-    pub(super) endpoint: Vec<String>,
-    /// Put the bucket into the path instead of the host name (automatic for IP addresses)
-    #[arg(long)]
-    pub(super) path_style: bool,
-    /// Trust the certificates in this PEM file beside the system's
-    #[arg(long, value_name = "FILE")]
-    pub(super) ca_file: Option<PathBuf>,
-    /// Where credentials come from: env, coscmd[:FILE], coscli[:FILE], passwd[:FILE], file:FILE, role[:NAME], oidc, command:CMD or anonymous
-    #[arg(long, value_name = "KIND[:ARG]", value_parser = Choice::parse)]
-    pub(super) credentials: Option<Choice>,
-    /// Section of ~/.cos.conf or ~/.cos.yaml with the credentials, instead of common or cos
-    #[arg(long, value_name = "NAME")]
-    pub(super) profile: Option<String>,
+    #[command(flatten)]
+    pub(super) reach: Reach,
     /// Also write and delete a probe object below PREFIX/.cosmount/, which mounts do not show
     #[arg(long, requires = "source")]
     pub(super) write: bool,
@@ -252,11 +247,56 @@ pub(super) struct Umount {
     /// Take the mount away at once and do not wait: changes are sent behind it, up to --drain-timeout
     #[arg(short, long, conflicts_with = "force")]
     pub(super) lazy: bool,
-    /// Do not wait for changes that are not in COS: they are lost, but for what staging keeps
+    /// Do not wait for changes that are not in COS: they are lost, also those in staging
     #[arg(short, long)]
     pub(super) force: bool,
     /// Where it is mounted
     pub(super) mountpoint: PathBuf,
+}
+
+/// `cosmount stats`.
+#[derive(Debug, Args)]
+pub(super) struct Stats {
+    /// Where it is mounted
+    pub(super) mountpoint: PathBuf,
+    /// Answer in JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `cosmount sync`: exit code 2 and a list of what is left, unless all is in COS.
+#[derive(Debug, Args)]
+pub(super) struct Sync {
+    /// File, directory or mount point; the mount that the working directory is in by default
+    pub(super) path: Option<PathBuf>,
+    /// Where somebody else's object is in the way: keep changes here, put them beside it, or over it; as the mount does by default
+    #[arg(long, value_enum)]
+    pub(super) on_conflict: Option<OnConflict>,
+}
+
+/// `cosmount uploads`.
+#[derive(Debug, Args)]
+pub(super) struct Uploads {
+    /// Where to look: cos://BUCKET-APPID[/PREFIX/] or BUCKET-APPID[:/PREFIX]
+    #[arg(value_parser = Source::parse)]
+    pub(super) source: Source,
+    #[command(flatten)]
+    pub(super) reach: Reach,
+    /// Staging directory of this host's mounts of it, whose ledger says which uploads are theirs
+    #[arg(long, value_name = "DIR[:SIZE]")]
+    pub(super) staging: Option<String>,
+    /// Abort the uploads with these ids
+    #[arg(long, value_name = "ID", num_args = 1.., conflicts_with = "abort_older_than")]
+    pub(super) abort: Vec<String>,
+    /// Abort all that are older, but for those of this host's mounts: 7d, 12h, 30m
+    #[arg(long, value_name = "DURATION", value_parser = age)]
+    pub(super) abort_older_than: Option<Duration>,
+    /// Ask for the parts of each, too, and add up their sizes
+    #[arg(long)]
+    pub(super) sizes: bool,
+    /// Answer in JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// `cosmount config`.
@@ -395,6 +435,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed.filter(|time| *time <= Duration::from_secs(365 * 86_400)).ok_or_else(|| "write it as 500ms, 90s, 10m or 2h".to_owned())
 }
 
+/// As [`duration`], and in days: `7d`.
+fn age(text: &str) -> Result<Duration, String> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()).filter(|days| *days <= 3650);
+    days.map(|days| Duration::from_secs(days * 86_400))
+        .or_else(|| duration(text).ok())
+        .ok_or_else(|| "write it as 7d, 12h or 30m".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -421,6 +469,9 @@ mod tests {
         for text in ["", "s", "-1s", "1.5s", "1d", "99999999999999999999s", "999999h"] {
             assert!(duration(text).is_err(), "{text}");
         }
+        assert_eq!(age("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(age("12h"), duration("12h"));
+        assert!(age("d").is_err() && age("-1d").is_err());
         assert_eq!(octal("0750"), Ok(0o750));
         assert!(octal("9").is_err() && octal("77777").is_err());
     }

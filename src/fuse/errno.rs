@@ -24,6 +24,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         // Not ENOSYS: the kernel would take that for "never ask again", for every file.
         Error::Unsupported => Errno::EOPNOTSUPP,
         Error::NoAttribute => Errno::ENODATA,
+        Error::NoData => Errno::ENXIO,
         // setxattr(2) has ENOSPC for "no room for this attribute"; E2BIG would be about the value alone.
         Error::AttributesFull | Error::NoSpace => Errno::ENOSPC,
         Error::BufferTooSmall => Errno::ERANGE,
@@ -35,6 +36,11 @@ pub(super) fn errno(error: &Error) -> Errno {
         // A mount that is being stopped is no device that went away: programs retry or report EIO, but some treat ENODEV as "no such file".
         Error::Io(_) | Error::Stopping => Errno::EIO,
     }
+}
+
+/// What the program sees, as errno(3) spells it.
+pub fn errno_name(error: &Error) -> String {
+    format!("{:?}", nix::errno::Errno::from_raw(errno(error).code()))
 }
 
 /// Whether a person should hear of it: the program's own mistakes and everyday answers are not news, what the bucket or the host did is.
@@ -69,6 +75,7 @@ mod tests {
             (Error::CrossDevice("too many"), Errno::EXDEV),
             (Error::Unsupported, Errno::EOPNOTSUPP),
             (Error::NoAttribute, Errno::ENODATA),
+            (Error::NoData, Errno::ENXIO),
             (Error::AttributesFull, Errno::ENOSPC),
             (Error::BufferTooSmall, Errno::ERANGE),
             (Error::Stale, Errno::ESTALE),
@@ -83,6 +90,7 @@ mod tests {
         for (error, expected) in table {
             assert_eq!(errno(&error), expected, "{error:?}");
         }
+        assert_eq!(errno_name(&Error::Quota(text())), "EDQUOT");
     }
 
     #[test]

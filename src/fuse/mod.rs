@@ -35,6 +35,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use crate::support::Clock;
 use crate::vfs::Vfs;
 
+pub use errno::errno_name;
 pub use notify::KernelNotify;
 
 /// Threads that read requests. A second one keeps small requests moving while the first copies a large one; more gained nothing (measured).

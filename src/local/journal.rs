@@ -15,9 +15,11 @@
 //! The first two frames hold the identity of whose journal this is; another's is not replayed. Guarantee L1 of the architecture.
 
 use std::{
+    fs::File,
     future::Future,
-    io,
+    io::{self, Read},
     ops::Range,
+    path::Path,
     pin::Pin,
     sync::{
         Arc,
@@ -175,6 +177,20 @@ impl Journal {
         let end = log.end;
         let shared = Shared { queue: Mutex::new(Queue { items: Vec::new(), log: Some(log) }), size: AtomicU64::new(end) };
         Ok((Self { shared: Arc::new(shared), writer: TaskGroup::new(Handle::current()) }, replay))
+    }
+
+    /// The records of the journal at `path` as they are now, also while it is somebody's; none if there is no such file.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn peek(path: &Path, identity: &str) -> Result<Vec<Bytes>, JournalError> {
+        let mut bytes = Vec::new();
+        match File::open(path) {
+            Ok(file) => file.take(LONGEST).read_to_end(&mut bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(replay(&bytes.into(), &path.to_string_lossy(), identity)?.0.records)
     }
 
     /// Queues `record` behind everything queued before. Durable when the future ends well.

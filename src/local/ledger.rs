@@ -9,12 +9,14 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -103,21 +105,19 @@ impl Ledger {
                 "the ledger of open uploads is damaged; `cosmount uploads` lists what it no longer names"
             );
         }
-        let mut live = BTreeMap::new();
-        let mut next = 0;
-        for record in &replay.records {
-            match serde_json::from_slice(record) {
-                Ok(Record::Noted(number, leftover)) => {
-                    next = next.max(number.saturating_add(1));
-                    live.insert(number, leftover);
-                }
-                Ok(Record::Settled(number)) => drop(live.remove(&number)),
-                Err(error) => tracing::warn!(%error, "a record of the ledger cannot be read"),
-            }
-        }
+        let (live, next) = noted(&replay.records);
         let ledger = Arc::new(Self { disk, file, journal, next: AtomicU64::new(next), live: Mutex::new(live.clone()) });
         let left = live.into_iter().map(|(number, leftover)| (Entry { ledger: Arc::clone(&ledger), number }, leftover)).collect();
         Ok((ledger, left))
+    }
+
+    /// What is noted and not settled in the ledger of that mount in `directory`, whoever owns it; nothing if there is none.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    pub fn peek(directory: &Path, identity: &str) -> Result<Vec<Leftover>, JournalError> {
+        let records = Journal::peek(&directory.join(file_of(identity)), identity)?;
+        Ok(noted(&records).0.into_values().collect())
     }
 
     /// Notes `leftover`; durable when this returns.
@@ -222,6 +222,22 @@ impl Entry {
             journal.append(encode(&Record::Settled(self.number)))
         }
     }
+}
+
+/// What the records come to, and the number of the next one.
+fn noted(records: &[Bytes]) -> (BTreeMap<u64, Leftover>, u64) {
+    let (mut live, mut next) = (BTreeMap::new(), 0);
+    for record in records {
+        match serde_json::from_slice(record) {
+            Ok(Record::Noted(number, leftover)) => {
+                next = next.max(number.saturating_add(1));
+                live.insert(number, leftover);
+            }
+            Ok(Record::Settled(number)) => drop(live.remove(&number)),
+            Err(error) => tracing::warn!(%error, "a record of the ledger cannot be read"),
+        }
+    }
+    (live, next)
 }
 
 /// The file of the source that `identity` names.

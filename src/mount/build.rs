@@ -1,6 +1,7 @@
 //! Builds the rooms, from the lowest up, and hands each what it needs.
 
 use std::{
+    collections::HashSet,
     io,
     path::Path,
     sync::Arc,
@@ -14,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::data::{self, Data};
 use crate::fuse::KernelNotify;
-use crate::local::{Disk, HostDisk, Ledger, OpenError};
+use crate::local::{Disk, HostDisk, Ledger, Leftover, OpenError};
 use crate::mount::advice::{self, Fault};
 use crate::mount::leftovers::{Leftovers, stale_spills};
 use crate::mount::settings::{Access, Settings, Source, Staging};
@@ -44,6 +45,8 @@ pub(super) struct Rooms {
     pub(super) data: Arc<Data>,
     pub(super) notify: KernelNotify,
     pub(super) vfs: Arc<Vfs>,
+    pub(super) budget: Budget,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Builds the rooms. One signed request goes to the bucket, so that wrong credentials, names and networks are known before anything is mounted.
@@ -52,7 +55,7 @@ pub(super) struct Rooms {
 /// A paragraph for the user.
 pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let metrics = Metrics::default();
+    let metrics = Arc::new(Metrics::default());
     let runtime = Builder::new_multi_thread().worker_threads(WORKERS).thread_name("cosmount").enable_all().build()?;
     let tasks = Arc::new(TaskGroup::new(runtime.handle().clone()));
     // First, because a directory that another mount has is known at once, and a slow network is not.
@@ -65,8 +68,10 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
     let budget = Budget::new(settings.memory_limit);
     let notify = KernelNotify::new();
     let context = runtime.enter();
+    let (prefix, mount_id) = (settings.source.prefix.clone(), mount_id(&*clock));
+    let zeros = Some(vfs::zeros_prefix(&prefix, &mount_id));
     let data = Data::new(
-        data::Config { staging_limit: staging_limit(settings, staging.as_deref())?, ..settings.data.clone() },
+        data::Config { staging_limit: staging_limit(settings, staging.as_deref())?, zeros, ..settings.data.clone() },
         budget.clone(),
         staging.clone().map(|disk| disk as Arc<dyn Disk>),
         ledger.clone(),
@@ -75,18 +80,18 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
         &metrics,
     );
     let vfs = Vfs::new(
-        vfs::Config { prefix: settings.source.prefix.clone(), mount_id: mount_id(&*clock), ..settings.vfs.clone() },
+        vfs::Config { prefix, mount_id, ..settings.vfs.clone() },
         Arc::clone(&bucket),
         Arc::clone(&data),
         ledger.clone(),
         Arc::new(notify.clone()),
-        budget,
+        budget.clone(),
         Arc::clone(&clock),
         Arc::clone(&tasks),
         &metrics,
     );
     drop(context);
-    Ok(Rooms { runtime, clock, tasks, staging, ledger, leftovers, bucket, data, notify, vfs })
+    Ok(Rooms { runtime, clock, tasks, staging, ledger, leftovers, bucket, data, notify, vfs, budget, metrics })
 }
 
 impl Rooms {
@@ -218,7 +223,7 @@ pub(super) fn open_staging(settings: &Settings) -> anyhow::Result<Option<Arc<Hos
         }
         Staging::In(path) => open_disk(path).map(Some).map_err(bad_staging),
         Staging::Below(parent) => {
-            let name = staging_name(settings);
+            let name = staging_name(&settings.source, &settings.store);
             for sibling in 0..MOST_SIBLINGS {
                 match open_disk(&parent.join(format!("{name}-{sibling}"))) {
                     Err(OpenError::InUse { .. }) => {}
@@ -258,21 +263,45 @@ pub(super) fn room(path: &Path) -> nix::Result<ByteSize> {
 /// Opens the ledger of this mount, and those of dead mounts of the same source in directories beside it.
 async fn open_ledgers(settings: &Settings, staging: Option<&Arc<HostDisk>>) -> anyhow::Result<(Option<Arc<Ledger>>, Leftovers)> {
     let Some(disk) = staging else { return Ok((None, Leftovers::default())) };
-    let identity = identity(settings);
+    let identity = identity(&settings.source, &settings.store);
     let context = || format!("the staging directory {}; --staging names another one", disk.path().display());
     let spills = stale_spills(disk).await.with_context(context)?;
     let (ledger, entries) = Ledger::open(Arc::<HostDisk>::clone(disk), &identity).await.with_context(context)?;
     let mut leftovers = Leftovers::new(entries, Arc::clone(disk), spills);
     if let Staging::Below(parent) = &settings.staging {
-        let name = staging_name(settings);
+        let name = staging_name(&settings.source, &settings.store);
         leftovers.adopt(parent, &name, &identity).await;
     }
     Ok((Some(ledger), leftovers))
 }
 
+/// Keys and ids of the uploads that mounts of this source on this host have noted as theirs, living ones and dead ones.
+///
+/// # Errors
+/// A ledger is there and cannot be read.
+pub fn noted_uploads(source: &Source, access: &Access, staging: &Staging) -> anyhow::Result<HashSet<(String, String)>> {
+    let directories = match staging {
+        Staging::None => Vec::new(),
+        Staging::In(path) => vec![path.clone()],
+        Staging::Below(parent) => {
+            let name = staging_name(source, access);
+            (0..MOST_SIBLINGS).map(|sibling| parent.join(format!("{name}-{sibling}"))).collect()
+        }
+    };
+    let identity = identity(source, access);
+    let mut noted = HashSet::new();
+    for directory in directories {
+        let entries = Ledger::peek(&directory, &identity).with_context(|| format!("the ledger in {}", directory.display()))?;
+        noted.extend(entries.into_iter().filter_map(|entry| match entry {
+            Leftover::Upload { key, id } => Some((key, id)),
+            _ => None,
+        }));
+    }
+    Ok(noted)
+}
+
 /// What makes two mounts mounts of the same source: only then may one clean up behind the other.
-fn identity(settings: &Settings) -> String {
-    let Settings { source, store, .. } = settings;
+fn identity(source: &Source, store: &Access) -> String {
     let region = store.region.as_deref().unwrap_or_default();
     // Who hands out credentials does not change what is mounted.
     let other = |endpoint: &&String| !endpoint.starts_with("metadata=") && !endpoint.starts_with("sts=");
@@ -281,8 +310,8 @@ fn identity(settings: &Settings) -> String {
 }
 
 /// A hash, never a name from outside: it becomes a part of a path.
-fn staging_name(settings: &Settings) -> String {
-    Sha256::digest(identity(settings)).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+fn staging_name(source: &Source, store: &Access) -> String {
+    Sha256::digest(identity(source, store)).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(super) fn staging_limit(settings: &Settings, disk: Option<&HostDisk>) -> anyhow::Result<ByteSize> {

@@ -257,6 +257,11 @@ impl Registration {
         Ok(registration)
     }
 
+    /// Where questions to this mount are to be asked.
+    pub fn socket(&self) -> PathBuf {
+        socket_of(&self.path)
+    }
+
     /// Adds a line.
     ///
     /// # Errors
@@ -269,6 +274,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        fs::remove_file(self.socket()).ok();
         fs::remove_file(&self.path).ok();
     }
 }
@@ -278,6 +284,7 @@ impl Drop for Registration {
 pub struct Served {
     pid: Pid,
     file: File,
+    path: PathBuf,
 }
 
 impl Served {
@@ -297,6 +304,7 @@ impl Served {
             if !is_locked(&file) {
                 // An empty one is about to be locked.
                 if file.metadata()?.len() > 0 {
+                    fs::remove_file(socket_of(&path)).ok();
                     fs::remove_file(&path).ok();
                 }
                 continue;
@@ -306,7 +314,7 @@ impl Served {
             let Ok(Status::Mounted { pid, mount_point: at, device: number }) = serde_json::from_str(&first) else { continue };
             // Another mount at the same place lies below this one: it is not the one that was meant.
             if at == mount_point && device.is_none_or(|device| device == number) {
-                return Ok(Some(Self { pid: Pid::from_raw(pid), file }));
+                return Ok(Some(Self { pid: Pid::from_raw(pid), file, path }));
             }
         }
         Ok(None)
@@ -315,6 +323,11 @@ impl Served {
     /// Its process id.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw()
+    }
+
+    /// Where it answers questions.
+    pub fn socket(&self) -> PathBuf {
+        socket_of(&self.path)
     }
 
     /// Asks it to stop. A second time: to stop at once.
@@ -346,6 +359,13 @@ impl Served {
         self.file.read_to_string(&mut text)?;
         Ok(text.lines().rev().find_map(|line| serde_json::from_str(line).ok()))
     }
+}
+
+/// The socket beside a registration.
+fn socket_of(registration: &Path) -> PathBuf {
+    let mut path = registration.as_os_str().to_owned();
+    path.push(".sock");
+    path.into()
 }
 
 /// Whether a living process holds it. The lock is tried on another open file, or this one's own would be taken for somebody else's.

@@ -20,7 +20,7 @@ pub mod telemetry;
 pub use crate::data::Config as DataConfig;
 pub use crate::vfs::{Config as VfsConfig, Consistency, Left, OnConflict, Posix, Preserve};
 
-pub use build::{Account, account, elsewhere};
+pub use build::{Account, account, elsewhere, noted_uploads};
 pub use session::{Audience, Mounted, TYPE, check_mount_point};
 pub use settings::{Access, Settings, Source, Staging};
 pub use shutdown::{Running, start};

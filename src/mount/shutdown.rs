@@ -9,11 +9,13 @@
 //!
 //! No step waits without an end: what the kernel or the network does not answer is left behind at its limit.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{cmp::Reverse, io, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use nix::unistd::geteuid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::admin::{self, Door, Inside};
 use crate::data::Data;
 use crate::fuse::{self, Serving};
 use crate::mount::build::{self, Rooms};
@@ -24,7 +26,7 @@ use crate::mount::session::{Audience, Mounted, Request, check_mount_point};
 use crate::mount::settings::Settings;
 use crate::mount::telemetry::Logging;
 use crate::support::{Clock, Ctx, Urgency};
-use crate::vfs::{Left, Vfs};
+use crate::vfs::{Left, Unsent, Vfs};
 
 /// How long the kernel may take to write its pages to us, and how long background tasks to end.
 const STEP: Duration = Duration::from_secs(10);
@@ -46,6 +48,8 @@ pub struct Running {
     serving: Serving,
     signals: Signals,
     registration: Option<Registration>,
+    /// Questions are answered to the last.
+    door: Option<Door>,
     manager: ServiceManager,
 }
 
@@ -116,6 +120,7 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
             None
         }
     };
+    let door = registration.as_ref().and_then(|registration| open_door(&rooms, registration, settings.io_timeout));
     let leftovers = std::mem::take(&mut rooms.leftovers);
     if !settings.vfs.read_only {
         rooms.tasks.spawn(leftovers.clean_up(Arc::clone(&rooms.bucket), Arc::clone(&rooms.clock)));
@@ -123,7 +128,23 @@ pub fn start(settings: Settings, logging: &Logging) -> anyhow::Result<Running> {
     tracing::info!("{} is mounted on {}", settings.source, settings.mount_point.display());
     let manager = ServiceManager::at(settings.notify_socket.as_ref());
     manager.ready(&format!("{} on {}", settings.source, settings.mount_point.display()));
-    Ok(Running { rooms, settings, mounted, serving, signals, registration, manager })
+    Ok(Running { rooms, settings, mounted, serving, signals, registration, door, manager })
+}
+
+/// Lets questions in. A mount works without.
+fn open_door(rooms: &Rooms, registration: &Registration, patience: Duration) -> Option<Door> {
+    let _context = rooms.runtime.enter();
+    let inside = Inside {
+        uid: geteuid().as_raw(),
+        vfs: Arc::clone(&rooms.vfs),
+        budget: rooms.budget.clone(),
+        metrics: Arc::clone(&rooms.metrics),
+        clock: Arc::clone(&rooms.clock),
+        patience,
+        errno: fuse::errno_name,
+    };
+    let door = admin::serve(&registration.socket(), inside, &rooms.tasks);
+    door.inspect_err(|error| tracing::warn!(%error, "`cosmount stats` and `cosmount sync` will not reach this mount")).ok()
 }
 
 impl Running {
@@ -149,7 +170,7 @@ impl Running {
     }
 
     fn until(self, asked: Option<&'static str>) -> anyhow::Result<Left> {
-        let Self { rooms, settings, mounted, mut serving, mut signals, registration, manager } = self;
+        let Self { rooms, settings, mounted, mut serving, mut signals, registration, door, manager } = self;
         let Rooms { runtime, clock, tasks, staging, ledger, data, notify, vfs, .. } = rooms;
         let stop = Stop {
             clock: &clock,
@@ -191,6 +212,7 @@ impl Running {
             if left.files == 0 {
                 within(&clock, STEP, vfs.let_go()).await;
             }
+            drop(door);
             tasks.join(&clock, patience).await;
             if let Some(ledger) = ledger {
                 within(&clock, STEP, ledger.end()).await;
@@ -279,14 +301,17 @@ impl Stop<'_> {
 
     /// Step 3.
     fn report(&self, left: Left) {
-        let which = self.vfs.left_files(LOGGED_FILES);
-        let shown = |(path, bytes): &(String, u64)| format!("{} ({bytes} bytes)", path.escape_debug());
+        let mut which = self.vfs.unsent();
+        which.sort_by_key(|file| Reverse(file.bytes()));
+        which.truncate(LOGGED_FILES);
+        let shown = |file: &Unsent| format!("{} ({} bytes)", file.path.escape_debug(), file.bytes());
         self.say(&Status::Ended { files: left.files, bytes: left.bytes, which: which.iter().take(TOLD).map(shown).collect() });
         if left.files == 0 {
             return;
         }
         for file in &which {
-            tracing::error!("not in COS: {}", shown(file));
+            let reason = file.reason.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            tracing::error!("not in COS: {}{reason}", shown(file));
         }
         let staged = self.staging.map(|path| format!("; what of it had been spilled to {} goes with the next mount", path.display()));
         let (files, bytes) = (left.files, left.bytes);

@@ -9,9 +9,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::data::{File, Reader};
 
@@ -38,8 +40,20 @@ pub(super) struct OpenFile {
     pub(super) helper: Option<Helper>,
     /// A commit was begun: COS may have an object of which nobody told us.
     pub(super) attempted: bool,
-    /// A task commits what the last handle left.
-    pub(super) behind: bool,
+    /// The task that commits what those who wrote have left, by the epoch in which it began.
+    pub(super) behind: Option<u64>,
+    /// When the first of the changes was made that COS does not have.
+    pub(super) since: Option<SystemTime>,
+    /// Why it does not, if it was asked to.
+    pub(super) refused: Option<Refused>,
+}
+
+/// What became of the last try to send a file's changes.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub(super) error: Error,
+    /// When it is tried again without being asked for.
+    pub(super) next: Option<Instant>,
 }
 
 /// One handle of a file.

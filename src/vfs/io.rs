@@ -6,7 +6,7 @@
 //! yet is as a rule about to be: a shell opens `> file`, moves the descriptor to its place and closes the first, and programs it starts close theirs.
 //! Its close makes it only when neither the closing process nor the opening one has it open still.
 
-use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
+use std::{collections::HashSet, future::Future, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -15,21 +15,14 @@ use crate::data::{self, At, File};
 
 use crate::local::has_open;
 
-use crate::support::{Ctx, Urgency};
+use crate::support::Ctx;
 
 use crate::vfs::{
-    Error, Fh, Ino, Names, Owner, Result, Vfs,
-    handles::{Closing, OpenFile},
+    Error, Fh, Ino, Owner, Result, Vfs,
+    handles::Closing,
     tree::{Local, Node},
 };
 
-/// How long background work waits without progress.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// Between tries of a commit that nobody waits for.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// The same after an outage: the store sees to it that not all ask at once.
-const OUTAGE_PAUSE: Duration = Duration::from_secs(4);
 /// Files committed at once to make room.
 const COMMITTED_AT_ONCE: usize = 16;
 
@@ -96,83 +89,27 @@ impl Vfs {
         self.commit(cx, handle.ino).await
     }
 
-    /// The last duplicate of the handle is gone. Never fails; what is still dirty is committed behind it.
+    /// The last duplicate of the handle is gone. Never fails; what is still dirty when the last writer has gone is committed behind it.
     pub fn release(self: &Arc<Self>, fh: Fh) {
         let Some(handle) = self.handles.remove_file(fh) else { return };
         let ino = handle.ino;
         let (ended, behind) = {
             let mut names = self.names.lock();
+            let mut writers = 0;
             if let Some(open) = names.open.get_mut(&ino) {
                 open.writers -= u32::from(handle.write && open.writers > 0);
+                writers = open.writers;
             }
-            if names.tree.close(ino) > 0 { (None, false) } else { self.end_or_commit(&mut names, ino) }
+            match names.tree.close(ino) {
+                0 => self.end_or_commit(&mut names, ino),
+                _ if handle.write && writers == 0 => (None, names.begin_behind(ino)),
+                _ => (None, None),
+            }
         };
         self.end(ended);
-        if behind {
+        if let Some(task) = behind {
             let vfs = Arc::clone(self);
-            self.tasks.spawn(async move { vfs.commit_behind(ino).await });
-        }
-    }
-
-    /// After the last handle: the open file ends, unless bytes of it are not committed.
-    fn end_or_commit(&self, names: &mut Names, ino: Ino) -> (Option<OpenFile>, bool) {
-        let named = names.tree.node(ino).is_some_and(Node::is_named);
-        let clean = names.tree.node(ino).is_none_or(|node| node.local == Local::Clean);
-        let Some(open) = names.open.get_mut(&ino) else { return (None, false) };
-        if !named || clean && open.changed.is_none() {
-            if named && let Some(size) = names.tree.node(ino).and_then(|node| node.facts.origin.as_ref().map(|origin| origin.size)) {
-                // From here on the tree answers for the size.
-                if let Some(node) = names.tree.node_mut(ino) {
-                    node.size = size;
-                }
-            }
-            return (names.open.remove(&ino), false);
-        }
-        (None, !std::mem::replace(&mut open.behind, true))
-    }
-
-    /// Commits what the last handle left, again and again until it is done, a new handle takes over, or it can never be.
-    async fn commit_behind(self: &Arc<Self>, ino: Ino) {
-        let mut pause = FIRST_PAUSE;
-        let mut told = false;
-        loop {
-            let cx = Ctx::background(Arc::clone(&self.clock), PATIENCE).with_urgency(Urgency::WriteOut);
-            let failure = self.commit(&cx, ino).await.err();
-            let settled = match &failure {
-                None => true,
-                // Somebody else's object is there: what was written is kept until a program decides.
-                Some(Error::Stale | Error::Exists) => true,
-                Some(_) => false,
-            };
-            match &failure {
-                Some(error) if told => tracing::debug!(ino = ino.0, %error, "still not in COS"),
-                Some(error) => {
-                    self.tell_unsent(ino, error);
-                    told = true;
-                }
-                None if told => tracing::info!(key = self.key_of(ino), ino = ino.0, "in COS now"),
-                None => {}
-            }
-            let (ended, go_on) = {
-                let mut names = self.names.lock();
-                let opens = names.tree.node(ino).map_or(0, |node| node.opens);
-                let go_on = !settled && opens == 0;
-                if let Some(open) = names.open.get_mut(&ino).filter(|_| !go_on) {
-                    open.behind = false;
-                }
-                let ended = if failure.is_none() && opens == 0 { self.end_or_commit(&mut names, ino) } else { (None, false) };
-                names.tree.settle(ino);
-                (ended.0, go_on || ended.1)
-            };
-            self.end(ended);
-            if !go_on {
-                return;
-            }
-            if let Some(error) = failure {
-                let outage = matches!(error, Error::TimedOut(_) | Error::Io(_));
-                self.clock.sleep(if outage { pause.min(OUTAGE_PAUSE) } else { pause }).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+            self.tasks.spawn(async move { vfs.commit_behind(ino, task).await });
         }
     }
 
@@ -191,7 +128,7 @@ impl Vfs {
     }
 
     /// Runs a call of the data room; where it needs the file committed first, for bytes that have left or for room, commits and runs it again.
-    async fn committing<T, F>(self: &Arc<Self>, cx: &Ctx, ino: Ino, call: impl Fn() -> F) -> Result<T>
+    pub(super) async fn committing<T, F>(self: &Arc<Self>, cx: &Ctx, ino: Ino, call: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = data::Result<T>>,
     {
@@ -245,10 +182,14 @@ impl Vfs {
 
     /// The file's bytes were changed: there is something to commit, and a new mtime. Says whether running the file would lend its owner's or
     /// group's rights.
-    fn note_changed(&self, ino: Ino) -> bool {
+    pub(super) fn note_changed(&self, ino: Ino) -> bool {
         let now = self.clock.wall();
-        let mut names = self.names.lock();
+        let mut guard = self.names.lock();
+        let names = &mut *guard;
         let epoch = names.tree.advance();
+        if let Some(open) = names.open.get_mut(&ino) {
+            open.since.get_or_insert(now);
+        }
         let Some(node) = names.tree.node_mut(ino) else { return false };
         node.dirtied = epoch;
         if node.local == Local::Clean {
@@ -285,7 +226,7 @@ fn lends_rights(mode: Option<u32>) -> bool {
 }
 
 /// Whoever writes into a setuid program must not make its owner run what was written (write(2)); root may.
-fn drop_privileges(node: &mut Node) -> Result<()> {
+pub(super) fn drop_privileges(node: &mut Node) -> Result<()> {
     let mode = &mut node.facts.attributes.mode;
     if lends_rights(*mode) {
         let group = if mode.is_some_and(|mode| mode & GROUP_EXECUTES != 0) { SETGID } else { 0 };

@@ -8,6 +8,7 @@ mod aside;
 mod attr;
 mod claims;
 mod commit;
+mod copy;
 mod create;
 mod dir;
 mod error;
@@ -52,16 +53,18 @@ use crate::store::{Bucket, CommitToken, Key};
 
 use crate::support::{Budget, Clock, Ctx, Metrics, Reservation, Share, TaskGroup};
 
+use aside::Helper;
 use claims::Claims;
 use handles::{Handles, OpenFile};
 use index::Index;
-use keymap::{KeyMap, Name};
+use keymap::{KeyMap, Name, RESERVED};
 use meta::Attributes;
-use tree::{Facts, Local, Nameless, Place, Tree};
-use unsent::Unsent;
+use tree::{Facts, Tree};
+use unsent::Told;
 
 pub use error::{Error, Refusal, Why};
 pub use recover::recover;
+pub use unsent::Unsent;
 
 /// What a file-system operation returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -216,6 +219,21 @@ pub enum SetXattr {
     Create,
     /// XATTR_REPLACE.
     Replace,
+}
+
+/// What fallocate(2) does with a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// Sees to it that there is room; nothing to do here but to extend the file.
+    Reserve {
+        /// The size stays (FALLOC_FL_KEEP_SIZE).
+        keep_size: bool,
+    },
+    /// Makes it read as zeros (FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE).
+    Zero {
+        /// The size stays.
+        keep_size: bool,
+    },
 }
 
 /// What statfs(2) shows.
@@ -375,6 +393,11 @@ pub struct Left {
     pub bytes: u64,
 }
 
+/// Prefix of the keys of a mount's objects of zeros.
+pub fn zeros_prefix(prefix: &str, mount_id: &str) -> String {
+    format!("{prefix}{RESERVED}/zeros/{mount_id}/")
+}
+
 /// The file system of one mount. One method per operation, named as POSIX names it, each in the file of its kind; all may be dropped at any await.
 #[derive(Debug)]
 pub struct Vfs {
@@ -393,10 +416,12 @@ pub struct Vfs {
     _memory: Option<Reservation>,
     /// Set once, by [`Vfs::drain`]: nothing is changed any more.
     stopping: AtomicBool,
+    /// Wakes whoever sleeps until another try.
+    stopped: tokio::sync::Notify,
     /// Wakes whoever waits for a claim, or for a name that is being asked for.
     released: tokio::sync::Notify,
     /// What was told of late of changes that could not be sent.
-    unsent: Unsent,
+    told: Told,
     /// Guards inodes, open files and claims together, so that an operation tells all of them at once. Never held while waiting.
     names: Mutex<Names>,
 }
@@ -408,6 +433,8 @@ struct Names {
     /// Files that have handles, or bytes that are not committed.
     open: HashMap<Ino, OpenFile>,
     claims: Claims,
+    /// Objects that keep what files still refer to though their own source is gone.
+    helpers: Vec<Helper>,
     /// Names that COS is being asked for, and on whose behalf.
     asking: HashMap<(Ino, Name), Ctx>,
 }
@@ -437,8 +464,9 @@ impl Vfs {
             _memory: budget.try_reserve(Share::Names, memory),
             stopping: AtomicBool::new(false),
             released: tokio::sync::Notify::new(),
-            unsent: Unsent::default(),
-            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), asking: HashMap::new() }),
+            told: Told::default(),
+            stopped: tokio::sync::Notify::new(),
+            names: Mutex::new(Names { tree, open: HashMap::new(), claims: Claims::default(), helpers: Vec::new(), asking: HashMap::new() }),
             config,
             bucket,
             data,
@@ -482,21 +510,7 @@ impl Vfs {
     /// From here on nothing is changed any more.
     pub fn refuse_changes(&self) {
         self.stopping.store(true, Ordering::Relaxed);
-    }
-
-    /// Files whose changes are not in COS, at most so many, those with the most dirty bytes first: each with its path in the mount and these bytes.
-    pub fn left_files(&self, most: usize) -> Vec<(String, u64)> {
-        let mut files: Vec<(u64, String)> = {
-            let names = self.names.lock();
-            let one = |ino: Ino| {
-                let path = names.tree.path(ino).unwrap_or_default();
-                let path = path.iter().map(Name::as_str).collect::<Vec<_>>().join("/");
-                (names.open.get(&ino).map_or(0, |open| open.file.dirty_bytes()), path)
-            };
-            names.uncommitted().into_iter().map(one).collect()
-        };
-        files.sort_unstable_by(|one, other| other.cmp(one));
-        files.into_iter().take(most).map(|(bytes, path)| (path, bytes)).collect()
+        self.stopped.notify_waiters();
     }
 
     /// What is not in COS at this moment.
@@ -553,18 +567,6 @@ impl Names {
         }
         let (parent, name) = node.dentry().ok_or(Error::Stale)?;
         keys.child(&self.directory_key(keys, parent)?, name)
-    }
-
-    /// Files whose changes are not in COS.
-    fn uncommitted(&self) -> Vec<Ino> {
-        let dirty = |ino: &Ino| {
-            self.tree.node(*ino).is_some_and(|node| {
-                let open = self.open.get(ino);
-                node.place != Place::Nowhere(Nameless::Removed)
-                    && (node.local != Local::Clean || open.is_some_and(|open| open.changed.is_some()))
-            })
-        };
-        self.open.keys().copied().filter(dirty).collect()
     }
 }
 

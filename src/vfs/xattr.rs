@@ -10,10 +10,7 @@ use bytes::Bytes;
 
 use crate::support::Ctx;
 
-use crate::vfs::{
-    Error, Ino, Posix, Result, SetXattr, Vfs,
-    tree::{Local, Node},
-};
+use crate::vfs::{Error, Ino, Posix, Result, SetXattr, Vfs, tree::Node};
 
 const USER: &str = "user.";
 const COS: &str = "user.cos.";
@@ -83,15 +80,17 @@ impl Vfs {
 
     /// What COS, or this mount, says of the object.
     async fn virtual_xattr(self: &Arc<Self>, cx: &Ctx, ino: Ino, name: &str) -> Result<Bytes> {
-        let (key, origin, dirty) = {
+        let (key, origin) = {
             let names = self.names.lock();
             let node = names.tree.node(ino).ok_or(Error::Stale)?;
-            let changed = names.open.get(&ino).is_some_and(|open| open.changed.is_some());
-            (names.key(&self.keys, ino)?, node.facts.origin.clone(), node.local != Local::Clean || changed)
+            // A file that has lost its name has no key, and may be asked this all the same.
+            if name == "dirty" {
+                return names.why_unsent(ino).map(Bytes::from).ok_or(Error::NoAttribute);
+            }
+            (names.key(&self.keys, ino)?, node.facts.origin.clone())
         };
         let text = match name {
             "key" => Some(key.as_str().to_owned()),
-            "dirty" => Some(if dirty { "1" } else { "0" }.to_owned()),
             "etag" => origin.map(|origin| origin.etag.as_str().to_owned()),
             "version" => origin.and_then(|origin| origin.version_id).map(|id| id.0.to_string()),
             "class" | "crc64" if origin.is_some() => {

@@ -29,6 +29,7 @@ pub struct Builder {
     server: Option<Arc<Server>>,
     prefix: String,
     without_staging: bool,
+    staging: Option<String>,
     under: Vec<String>,
 }
 
@@ -41,6 +42,7 @@ pub struct Mounted {
     environment: Vec<(String, String)>,
     args: Vec<String>,
     without_staging: bool,
+    staging: Option<String>,
     under: Vec<String>,
     child: Option<Child>,
 }
@@ -88,6 +90,12 @@ impl Builder {
         self
     }
 
+    /// Mounts with this `--staging`.
+    pub fn staging(mut self, words: impl Into<String>) -> Self {
+        self.staging = Some(words.into());
+        self
+    }
+
     /// Runs the program by this command, which must not stand between it and its parent: `strace -D …`.
     pub fn under(mut self, command: &[&str]) -> Self {
         self.under = command.iter().map(|word| (*word).to_owned()).collect();
@@ -100,8 +108,8 @@ impl Builder {
         let server = self.server.unwrap_or_else(fresh);
         let directory = Arc::new(tempfile::Builder::new().prefix("cosmount-test-").tempdir().unwrap());
         fs::create_dir(directory.path().join("mnt")).unwrap();
-        let Self { prefix, environment, args, without_staging, under, .. } = self;
-        let mut mounted = Mounted { server, directory, prefix, environment, args, without_staging, under, child: None };
+        let Self { prefix, environment, args, without_staging, staging, under, .. } = self;
+        let mut mounted = Mounted { server, directory, prefix, environment, args, without_staging, staging, under, child: None };
         mounted.mount();
         mounted
     }
@@ -134,6 +142,7 @@ impl Mounted {
             environment: Vec::new(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             without_staging: false,
+            staging: None,
             under: Vec::new(),
             child: None,
         };
@@ -152,7 +161,11 @@ impl Mounted {
             .arg(self.path())
             .args(["-f", "--region", "ap-guangzhou", "--endpoint", &self.server.endpoint()])
             .arg("--staging")
-            .arg(if self.without_staging { PathBuf::from("none") } else { self.staging() })
+            .arg(match &self.staging {
+                Some(words) => PathBuf::from(words),
+                None if self.without_staging => PathBuf::from("none"),
+                None => self.staging(),
+            })
             .args(&self.args)
             .envs([("COS_SECRET_ID", "AKIDEXAMPLE"), ("COS_SECRET_KEY", "exampleSecretKey"), ("COSMOUNT_CONFIG", "/dev/null")])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

@@ -18,11 +18,14 @@ mod common;
 mod liar;
 
 mod conflicts;
+mod copies;
+mod edits;
 mod errors;
 mod exclusive;
 mod foreign;
 mod hedge;
 mod hostile;
+mod kept;
 mod kernel;
 mod limits;
 mod lost;

@@ -6,16 +6,16 @@
 
 use std::{ffi::OsString, sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use serde::Serialize;
 
 use crate::cli::args::CheckCredentials;
-use crate::cli::{Failure, SYSTEM, USAGE, environment};
-use crate::mount::daemon::{self, Restart};
+use crate::cli::commands::{access, secrets};
+use crate::cli::{Failure, SYSTEM, USAGE};
+use crate::mount::daemon;
 use crate::mount::{Access, Account, Source, account};
 use crate::store::{
-    Bucket, Capabilities, CommitToken, CosConfig, ETag, Error, Key, Kind, ListRequest, Meta, ObjectVersion, Payload, Replaces,
-    Result as Stored, cos::Credentials,
+    Bucket, CommitToken, ETag, Error, Key, Kind, ListRequest, Meta, ObjectVersion, Payload, Replaces, Result as Stored, cos::Credentials,
 };
 use crate::support::{Clock, Ctx, Metrics, SystemClock};
 
@@ -64,29 +64,9 @@ enum Outcome {
 /// `words` are what this process was started with.
 pub(in crate::cli) fn check(typed: &CheckCredentials, words: &[OsString]) -> Result<(), Failure> {
     let system = |error: anyhow::Error| Failure::new(SYSTEM, error);
-    let secrets = match environment::variable(environment::CHILD) {
-        Some(_) => daemon::receive_secrets().map_err(system)?,
-        None => environment::credentials(),
-    };
-    if environment::variable(environment::CHILD).is_none() && !secrets.is_empty() {
-        let remove = secrets.iter().map(|(name, _)| name.clone()).collect();
-        let restart = Restart { arguments: words.to_vec(), secrets, remove, mark: (environment::CHILD, "check") };
-        return Err(system(anyhow!(daemon::replace(&restart)).context("cannot start this program again without the credentials")));
-    }
+    let secrets = secrets(words, "check")?;
     daemon::hide_memory();
-    let access = Access {
-        region: typed.region.as_ref().or(typed.source.as_ref().and_then(|source| source.region.as_ref())).cloned(),
-        endpoints: typed.endpoint.clone(),
-        path_style: typed.path_style,
-        hedging: false,
-        limits: Capabilities::cos(),
-        proxies: environment::proxies(&secrets).map_err(|error| Failure::new(USAGE, anyhow!(error)))?,
-        ca_file: typed.ca_file.clone(),
-        connections: CosConfig::CONNECTIONS,
-        credentials: environment::sources(typed.credentials.as_ref(), typed.profile.as_deref(), &secrets)
-            .context("the directory this began in")
-            .map_err(system)?,
-    };
+    let access = access(&typed.reach, typed.source.as_ref(), &secrets).map_err(|error| Failure::new(USAGE, error))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|error| system(error.into()))?;
     let report = runtime.block_on(look(&access, typed.source.as_ref(), typed.write)).map_err(system)?;

@@ -10,15 +10,15 @@ mod network;
 
 use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 use tracing::Level;
 
 use crate::cli::args::Doctor;
-use crate::cli::commands::mount::settings;
-use crate::cli::{Failure, SYSTEM, USAGE, environment};
+use crate::cli::commands::{mount::settings, secrets};
+use crate::cli::{Failure, SYSTEM, USAGE};
 use crate::mount::Settings;
-use crate::mount::daemon::{self, Restart};
+use crate::mount::daemon;
 use crate::mount::telemetry::{self, Log};
 use crate::support::{Clock, Ctx, SystemClock};
 
@@ -46,15 +46,7 @@ impl Patient {
 /// `words` are what this process was started with. Secrets leave its environment first, as for a mount.
 pub(in crate::cli) fn run(doctor: &Doctor, words: &[OsString]) -> Result<(), Failure> {
     let usage = |error: anyhow::Error| Failure::new(USAGE, error);
-    let child = environment::variable(environment::CHILD).is_some();
-    let secrets = if child { daemon::receive_secrets().map_err(usage)? } else { environment::credentials() };
-    if !child && !secrets.is_empty() {
-        let remove = secrets.iter().map(|(name, _)| name.clone()).collect();
-        let restart = Restart { arguments: words.to_vec(), secrets, remove, mark: (environment::CHILD, "doctor") };
-        let error = anyhow!(daemon::replace(&restart));
-        return Err(Failure::new(SYSTEM, error.context("cannot start this program again without the credentials in its environment")));
-    }
-    let settings = settings(&doctor.mount, secrets).map_err(usage)?;
+    let settings = settings(&doctor.mount, secrets(words, "doctor")?).map_err(usage)?;
     settings.check().map_err(usage)?;
     if doctor.mount.log_level > Level::INFO {
         telemetry::start(&Log::terminal(doctor.mount.log_level)).map_err(usage)?;

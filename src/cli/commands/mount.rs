@@ -13,13 +13,12 @@ use anyhow::{Context, anyhow, bail};
 use nix::unistd::{getgid, getuid};
 
 use crate::cli::args::{Consistency, Exclusive, LogFormat, Mount, OnConflict, Posix, Preserve, Unspellable};
-use crate::cli::commands::{resolve, without_dots};
+use crate::cli::commands::{access, resolve, restart, without_dots};
 use crate::cli::{FAILED, Failure, SYSTEM, USAGE, environment};
 use crate::mount::advice::Fault;
-use crate::mount::daemon::{self, Launched, Parent, Restart};
+use crate::mount::daemon::{self, Launched, Parent};
 use crate::mount::telemetry::{self, Log, LogTo};
 use crate::mount::{self, Access, Audience, DataConfig, Left, Running, Settings, Staging, VfsConfig, check_mount_point};
-use crate::store::Capabilities;
 use crate::support::ByteSize;
 
 /// Values of [`environment::CHILD`].
@@ -65,11 +64,6 @@ fn logs_are_elsewhere(mount: &Mount, mount_point: &Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn restart(words: &[OsString], as_what: &'static str, secrets: Vec<(String, String)>) -> Restart {
-    let remove = secrets.iter().map(|(name, _)| name.clone()).collect();
-    Restart { arguments: words.to_vec(), secrets, remove, mark: (environment::CHILD, as_what) }
 }
 
 fn launch(mount: &Mount, words: &[OsString], credentials: Vec<(String, String)>) -> Result<(), Failure> {
@@ -150,17 +144,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
     let mut settings = Settings {
         source: mount.source.clone(),
         mount_point: resolve(&mount.mountpoint).context("the mount point")?,
-        store: Access {
-            region: mount.region.as_ref().or(mount.source.region.as_ref()).cloned(),
-            endpoints: mount.endpoint.clone(),
-            path_style: mount.path_style,
-            ca_file: mount.ca_file.as_deref().map(std::path::absolute).transpose()?,
-            connections: mount.connections,
-            proxies: environment::proxies(&credentials).map_err(anyhow::Error::msg)?,
-            hedging: true,
-            limits: Capabilities::cos(),
-            credentials: environment::sources(mount.credentials.as_ref(), mount.profile.as_deref(), &credentials)?,
-        },
+        store: Access { connections: mount.connections, hedging: true, ..access(&mount.reach, Some(&mount.source), &credentials)? },
         audience: match (mount.allow_other, mount.allow_root) {
             (true, _) => Audience::Everybody,
             (false, true) => Audience::OwnerAndRoot,
@@ -219,7 +203,7 @@ pub(super) fn settings(mount: &Mount, credentials: Vec<(String, String)>) -> any
 }
 
 /// `none`, `DIR` or `DIR:SIZE`.
-fn staging(typed: Option<&str>) -> anyhow::Result<(Staging, Option<ByteSize>)> {
+pub(super) fn staging(typed: Option<&str>) -> anyhow::Result<(Staging, Option<ByteSize>)> {
     let Some(typed) = typed else {
         let directory =
             environment::state_directory().context("neither HOME nor XDG_STATE_HOME is set: name a directory with --staging")?;

@@ -5,7 +5,7 @@ use std::fs;
 use clap::{Arg, FromArgMatches};
 
 use super::*;
-use crate::cli::args::{Arguments, Command, Mount};
+use crate::cli::args::{Arguments, Command};
 
 const TYPED: [&str; 3] = ["mount", "cos://photos-125/2026/", "/mnt"];
 
@@ -51,7 +51,8 @@ impl Layered {
         let matches = definition().try_get_matches_from([OsString::from("cosmount")].iter().chain(&merged.words)).unwrap();
         let Command::Mount(mut mount) = Arguments::from_arg_matches(&matches).unwrap().command else { panic!("another command") };
         mount.options.clear();
-        format!("{:?}", Mount { config: None, ..*mount })
+        mount.reach.config = None;
+        format!("{mount:?}")
     }
 
     fn error(&self) -> String {

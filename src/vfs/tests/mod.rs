@@ -2,6 +2,7 @@
 
 mod files;
 mod foreign;
+mod kept;
 mod listing;
 mod names;
 mod races;

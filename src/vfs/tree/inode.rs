@@ -70,11 +70,22 @@ pub(in crate::vfs) enum Place {
     Nowhere(Nameless),
 }
 
+/// Where an open file stood when somebody else's object took its name.
+#[derive(Debug, Clone)]
+pub(in crate::vfs) struct Was {
+    /// The directory, which may be gone since.
+    pub(in crate::vfs) parent: Ino,
+    /// Names from the root down to its own.
+    pub(in crate::vfs) path: Vec<Name>,
+}
+
 /// One inode.
 #[derive(Debug, Clone)]
 pub(in crate::vfs) struct Node {
     /// Where it stands.
     pub(in crate::vfs) place: Place,
+    /// Where it stood, if that is [`Nameless::Lost`] and it was open.
+    pub(in crate::vfs) was: Option<Box<Was>>,
     /// What is known of it. `facts.origin` is what COS holds under its key, while the bytes of an open file may come from elsewhere.
     pub(in crate::vfs) facts: Facts,
     /// Size in bytes.
@@ -186,7 +197,7 @@ impl Node {
     /// Whether nobody needs the record: what COS knows can be asked again.
     pub(super) fn is_unused(&self) -> bool {
         let childless = self.directory.as_ref().is_none_or(|directory| directory.children.is_empty());
-        let kept = self.is_named() && self.local != Local::Clean;
+        let kept = self.place != Place::Nowhere(Nameless::Removed) && self.local != Local::Clean;
         self.lookups == 0 && self.opens == 0 && self.pins == 0 && childless && !kept && self.place != Place::Root
     }
 }

@@ -23,7 +23,7 @@ use crate::store::ObjectVersion;
 
 use crate::vfs::{FileKind, Ino, keymap::Name};
 
-pub(super) use inode::{By, Directory, Facts, Local, Nameless, Node, Place};
+pub(super) use inode::{By, Directory, Facts, Local, Nameless, Node, Place, Was};
 pub(super) use listing::{Listed, Listing};
 
 /// How long a listing may lag behind what this mount did itself.
@@ -292,14 +292,38 @@ impl Tree {
         }
     }
 
+    /// An inode that somebody else's object has taken its name from gets this one. What was there loses it.
+    pub(super) fn adopt(&mut self, ino: Ino, parent: Ino, name: &Name, now: Instant) {
+        let lost = self.nodes.get(&ino).is_some_and(|node| node.place == Place::Nowhere(Nameless::Lost));
+        if !lost || self.directory(parent).is_none() {
+            return;
+        }
+        self.pin(parent);
+        if let Some(replaced) = self.child(parent, name) {
+            self.detach(replaced, Nameless::Lost);
+        }
+        let epoch = self.advance();
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.place = Place::In(parent, name.clone());
+            node.was = None;
+            node.own = Some(now);
+            node.touched = epoch;
+        }
+        self.link(parent, name, ino, true);
+        self.unpin(parent);
+    }
+
     /// The inode keeps its handles and loses its name.
     pub(super) fn detach(&mut self, ino: Ino, why: Nameless) {
         let Some((parent, name)) = self.nodes.get(&ino).and_then(Node::dentry).map(|(parent, name)| (parent, name.clone())) else { return };
+        let open = self.nodes.get(&ino).is_some_and(|node| node.opens > 0);
+        let was = if why == Nameless::Lost && open { self.path(ino).map(|path| Box::new(Was { parent, path })) } else { None };
         if let Some(directory) = self.directory_mut(parent) {
             directory.children.remove(&name);
         }
         if let Some(node) = self.nodes.get_mut(&ino) {
             node.place = Place::Nowhere(why);
+            node.was = was;
         }
         self.settle(ino);
         self.settle(parent);
@@ -573,6 +597,7 @@ impl Node {
         let mtime: SystemTime = facts.attributes.mtime.unwrap_or(facts.modified);
         Self {
             place,
+            was: None,
             size: facts.origin.as_ref().map_or(0, |origin: &ObjectVersion| origin.size),
             atime: mtime,
             ctime: mtime.max(facts.modified),

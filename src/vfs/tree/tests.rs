@@ -157,6 +157,8 @@ proptest! {
                 Op::Dirty { node, dirty } => {
                     let ino = pick(node);
                     if let Some(node) = tree.node_mut(ino) { node.local = if dirty { Local::Dirty } else { Local::Clean } }
+                    // As a commit does when it lets go of its claim.
+                    tree.settle(ino);
                 }
                 Op::List { node } => {
                     let ino = pick(node);
