@@ -120,7 +120,7 @@ fn what_was_answered_survives_kill_9() {
                 match stream {
                     Ok(answer) if answer.status == 200 => {
                         done.push((key, body));
-                        drop(answered.send(()));
+                        answered.send(()).unwrap();
                     }
                     _ => return (done, key, body),
                 }
