@@ -131,7 +131,7 @@ class Bare(Direct):
     name, title = "bare", "bare multipart client"
 
     def upload(self, source, key, connections):
-        return f"'{self.bench.binaries}/examples/bare-client' {self.emulator.address} {BUCKET} {key} '{source}' {connections} {PART}"
+        return f"'{self.bench.bare_client}' {self.emulator.address} {BUCKET} {key} '{source}' {connections} {PART}"
 
 
 class Curl(Direct):

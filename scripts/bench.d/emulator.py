@@ -49,6 +49,17 @@ class Emulator:
             if answer.status != 200:
                 raise RuntimeError(f"PUT {key}: {answer.status} {answer.read()[:200]!r}")
 
+    def repeat(self, key, source, times):
+        """An object that is another so many times in a row, without sending it."""
+        _, answer = self.request("POST", f"/{BUCKET}/{key}?uploads")
+        upload, parts = xml.fromstring(answer).findtext("UploadId"), []
+        for number in range(1, times + 1):
+            copy = {f"x-{kind}-copy-source": f"/{BUCKET}/{source}" for kind in ("cos", "amz")}
+            _, answer = self.request("PUT", f"/{BUCKET}/{key}?partNumber={number}&uploadId={upload}", b"", copy)
+            parts.append(f"<Part><PartNumber>{number}</PartNumber><ETag>{xml.fromstring(answer).findtext('ETag')}</ETag></Part>")
+        body = f"<CompleteMultipartUpload>{''.join(parts)}</CompleteMultipartUpload>"
+        self.request("POST", f"/{BUCKET}/{key}?uploadId={upload}", body)
+
     def latency(self, milliseconds):
         self.request("PUT", "/_emulator/link", json.dumps({"latency": milliseconds}))
 

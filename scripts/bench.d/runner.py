@@ -12,7 +12,7 @@ import time
 
 import contestants
 import host
-from emulator import Emulator
+from emulator import BUCKET, Emulator
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # The bare client's connections where cosmount was not measured.
@@ -40,6 +40,11 @@ class Bench:
             memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
             inputs = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=memory))
             self.inputs = self.suite.Inputs(inputs, self.options.scale)
+            self.bare_client = f"{self.scratch}/bare-client"
+            if "bare" in self.options.contestants:
+                # By itself: cargo would build all that tests need, too.
+                source = f"{ROOT}/scripts/bench.d/bare-client.rs"
+                subprocess.run(["rustc", "--edition", "2024", "-O", "-o", self.bare_client, source], check=True)
             self.cos = self.stack.enter_context(Emulator(self.binaries))
             self.s3 = self.stack.enter_context(Emulator(self.binaries, "--s3"))
             # Also so that no contestant is the first to touch the memory: a virtual machine has to find it.
@@ -93,7 +98,8 @@ class Bench:
         except host.Over:
             result["over"], told = self.options.limit, f"> {self.options.limit} s"
         except (RuntimeError, OSError) as error:
-            result["error"], told = str(error), f"failed: {error}"
+            why = str(error).replace(self.scratch, "…").replace(self.inputs.directory, "…")
+            result["error"], told = why, f"failed: {why}"
         print(f"{workload.name:9} {latency:3} ms  {contestant.name:9} {told}", file=sys.stderr, flush=True)
 
     def upload(self, contestant, workload, latency, result):
@@ -158,10 +164,17 @@ class Bench:
         counters = emulator.counters()
         result["requests"] = {op: count["requests"] for op, count in counters.items() if count["requests"]}
         result["errors"] = sum(count["errors"] for count in counters.values())
-        result["sent"] = sum(count["bytes_in"] for count in counters.values())
-        result["received"] = sum(count["bytes_out"] for count in counters.values())
+        # Of files; what a complete or a multi-delete says is not theirs.
+        result["sent"] = sum(counters.get(op, {}).get("bytes_in", 0) for op in ("PutObject", "UploadPart", "AppendObject"))
+        result["received"] = counters.get("GetObject", {}).get("bytes_out", 0)
 
     def seed(self, emulator, key, size):
+        whole = os.path.getsize(f"{self.inputs.directory}/zeros")
+        if size > whole:
+            emulator.put("seed", f"{self.inputs.directory}/zeros")
+            emulator.repeat(key, "seed", size // whole)
+            emulator.request("DELETE", f"/{BUCKET}/seed")
+            return
         path = f"{self.inputs.directory}/seed"
         host.shell(f"head -c {size} '{self.inputs.directory}/big' > '{path}'", 60)
         emulator.put(key, path)
@@ -185,7 +198,8 @@ class Bench:
         shown = {name: {"title": one.title, "size": one.size, "count": one.count, "unit": one.unit, "memory": one.memory}
                  for name, one in self.workloads.items() if name in {row["workload"] for row in rows}}
         return {
-            "title": self.suite.TITLE, "command": self.options.command, "commit": commit + (" and changes not committed" if dirty else ""),
+            "title": self.suite.TITLE, "command": self.options.command,
+            "commit": os.environ.get("COSMOUNT_BENCH_COMMIT") or commit + (" and changes not committed" if dirty else ""),
             "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "machine": host.machine(), "rounds": self.options.rounds,
             "limit": self.options.limit, "latencies": self.options.latencies, "versions": versions(self), "notes": self.notes,
             "contestants": {name: one.title for name, one in contestants.EVERYBODY.items()}, "workloads": shown, "results": rows,
@@ -194,7 +208,7 @@ class Bench:
 
 def build():
     """Release builds of what is measured."""
-    subprocess.run(["cargo", "build", "--release", "--quiet", "--bins", "--example", "bare-client"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "--quiet", "--bins"], cwd=ROOT, check=True)
     return os.path.join(os.environ.get("CARGO_TARGET_DIR", f"{ROOT}/target"), "release")
 
 

@@ -9,6 +9,9 @@ pub enum Error {
     /// The base was replaced or removed by somebody else, and a range of it is needed that is not cached.
     #[error("the object was changed by somebody else while it was open")]
     Stale,
+    /// A range was copied from an object that somebody else has replaced or removed since, before the copy was committed: its bytes are nowhere.
+    #[error("an object was changed by somebody else before what was copied of it was in COS")]
+    SourceGone,
     /// Somebody else replaced what this commit was to replace; the dirty bytes are kept.
     #[error("the object was changed by somebody else since it was opened; the changes made here are kept")]
     Conflict,
@@ -43,6 +46,7 @@ impl Error {
     pub(crate) fn again(&self) -> Self {
         match self {
             Self::Stale => Self::Stale,
+            Self::SourceGone => Self::SourceGone,
             Self::Conflict => Self::Conflict,
             Self::Exists => Self::Exists,
             Self::NoRoom => Self::NoRoom,

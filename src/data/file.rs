@@ -16,7 +16,7 @@ use super::{
     Committed, Defect, Error, Reader, Result, Target,
     cache::BLOCK,
     read::Origin,
-    write::{Content, Held, Piece, StagedFile, Where, ZEROS},
+    write::{Content, Held, Piece, Referred, StagedFile, Where, ZEROS},
 };
 
 use crate::store::{ObjectVersion, Source};
@@ -114,6 +114,7 @@ impl File {
             }
             match self.read_pieces(cx, &pieces, origin.as_ref()).await {
                 Err(Error::Stale) if self.has_moved(cx, origin.as_ref()).await? => {}
+                Err(Error::SourceGone) if self.refers_elsewhere(cx, &pieces).await? => {}
                 done => return done,
             }
         }
@@ -152,6 +153,38 @@ impl File {
         state.check_cut(size)?;
         state.extents.truncate(size, self.content.room.has_defect(Defect::OldBytesInHole));
         Ok(())
+    }
+
+    /// Makes what is at `at` here the bytes of `source` in `range`, which lies within it, as far as that goes without reading them. They must be different
+    /// files of one bucket, and nobody may remove the source's object meanwhile.
+    pub async fn refer(self: &Arc<Self>, cx: &Ctx, at: u64, source: &Arc<Self>, range: Range<u64>) -> Result<Referred> {
+        self.check_size(at.saturating_add(range.end - range.start))?;
+        let _pass = cx.bounded(self.gate.read()).await?;
+        self.content.refer(cx, at, &source.content, range).await
+    }
+
+    /// Makes `range` a hole, also behind the end of the file, which grows then.
+    pub async fn punch(self: &Arc<Self>, cx: &Ctx, range: Range<u64>) -> Result<()> {
+        self.check_size(range.end)?;
+        let _pass = cx.bounded(self.gate.read()).await?;
+        let mut state = self.content.state.lock();
+        state.check_unsent(range.start)?;
+        state.extents.hole(range);
+        Ok(())
+    }
+
+    /// Where the first data, or the first hole, at or after `from` begins; `None` behind the last data. A hole is what was not written here, as long as it is
+    /// not in COS, which stores zeros.
+    pub fn seek(&self, from: u64, hole: bool) -> Option<u64> {
+        let state = self.content.state.lock();
+        let size = state.extents.size();
+        if from >= size {
+            return None;
+        }
+        let pieces = state.extents.pieces(from..size);
+        let found = pieces.iter().find(|piece| matches!(piece.place, Where::Hole) == hole).map(|piece| piece.range.start);
+        // There is a hole at the end of every file.
+        found.or(hole.then_some(size))
     }
 
     /// A sequential write from the start of a new or truncated file may leave as parts while it is being written; they become `target`.
@@ -236,6 +269,11 @@ impl File {
                     let origin = origin.ok_or(Error::Stale)?;
                     bytes.extend(self.content.room.blocks.read(cx, origin, range.clone()).await?);
                 }
+                Where::Elsewhere(origin, from) => {
+                    let range = *from..*from + (range.end - range.start);
+                    let read = self.content.room.blocks.read(cx, origin, range).await;
+                    bytes.extend(read.map_err(|error| if matches!(error, Error::Stale) { Error::SourceGone } else { error })?);
+                }
                 Where::Sent if self.content.state.lock().orphan => return Err(Error::Stale),
                 Where::Sent => return Err(Error::Streaming),
             }
@@ -252,6 +290,13 @@ impl File {
         }
         self.content.catch_up(cx).await?;
         Ok(moved())
+    }
+
+    /// Whether what `pieces` took from other objects is somewhere else by now.
+    async fn refers_elsewhere(&self, cx: &Ctx, pieces: &[Piece<Arc<StagedFile>>]) -> Result<bool> {
+        let tags = pieces.iter().filter_map(|piece| if let Where::Elsewhere(origin, _) = &piece.place { Some(origin.tag) } else { None });
+        let tags: Vec<_> = tags.collect();
+        self.content.refers_elsewhere(cx, &tags).await
     }
 
     async fn localise_range(self: &Arc<Self>, cx: &Ctx, range: Range<u64>) -> Result<()> {

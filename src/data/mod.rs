@@ -29,6 +29,7 @@ use crate::support::{Budget, ByteSize, Clock, Ctx, Metrics, TaskGroup};
 pub use error::Error;
 pub use file::{At, File, Frozen, HeldBytes, Written};
 pub use read::Reader;
+pub use write::Referred;
 
 /// What a call of this room returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -46,6 +47,8 @@ pub struct Config {
     pub largest_window: ByteSize,
     /// Most bytes that staging may hold.
     pub staging_limit: ByteSize,
+    /// Prefix of the keys of objects of zeros, of which long holes are copied; `None`: all are sent.
+    pub zeros: Option<String>,
     /// A defect that the differential tester is to find; `None` but in its tests.
     pub(crate) defect: Option<Defect>,
 }
@@ -70,6 +73,7 @@ impl Default for Config {
             most_parallel_parts: 64,
             largest_window: ByteSize::mib(32),
             staging_limit: ByteSize::gib(10),
+            zeros: None,
             defect: None,
         }
     }
@@ -118,6 +122,22 @@ impl Data {
         replaces: &Replaces,
     ) -> Result<Stored> {
         write::copy_object(&self.room, cx, bucket, source, to, meta, replaces).await
+    }
+
+    /// Removes helper objects of this room: no more files are committed. The last call of a mount.
+    pub async fn let_go(&self, cx: &Ctx) {
+        self.room.let_go(cx).await;
+    }
+
+    /// Bytes of `version` that files refer to whose copy of them is not committed.
+    pub fn lent_bytes(&self, bucket: &Arc<dyn Bucket>, version: &ObjectVersion) -> u64 {
+        self.room.lent_bytes(cache::Tag::new(bucket.name(), version))
+    }
+
+    /// Fetches into memory or staging what files refer to of `version`, so that it may go. [`Error::NoRoom`] if it does not fit.
+    pub async fn secure_lent(&self, cx: &Ctx, bucket: &Arc<dyn Bucket>, version: &ObjectVersion) -> Result<()> {
+        let origin = read::Origin::new(Arc::clone(bucket), version.clone());
+        self.room.secure_lent(cx, &origin, &[]).await
     }
 
     /// Bytes of files that are dirty now, in memory and staging together.

@@ -1,4 +1,4 @@
-//! Random operations on a file, with failing requests in between, against a plain buffer.
+//! Random operations on a file, with failing requests in between, against a plain buffer; and on another, of which ranges are copied.
 //!
 //! The limits are scaled down (parts of 4 KiB, a budget of 256 KiB), so that a few dozen steps stream, spill, edit, fail and settle. Nothing that
 //! was acknowledged may be missing, nothing may show that was not written, and once the store works everything becomes the object.
@@ -29,6 +29,13 @@ enum Step {
     Truncate(u64),
     Read(u64, u64),
     Commit,
+    /// At an offset, so many bytes of the other file from an offset on.
+    Copy(u64, u64, u64),
+    CopyAll,
+    EditOther(u64, usize),
+    CutOther(u64),
+    CommitOther,
+    Punch(u64, u64),
     Fail(Operation, Kind, Effect),
     Stream(bool),
     Forget,
@@ -54,6 +61,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop_oneof![Just(0), 0..200_000u64].prop_map(Step::Truncate),
         4 => (0..200_000u64, 1..60_000u64).prop_map(|(at, len)| Step::Read(at, len)),
         3 => Just(Step::Commit),
+        3 => (0..100_000u64, 1..60_000u64, 0..80_000u64).prop_map(|(at, len, from)| Step::Copy(at, len, from)),
+        1 => Just(Step::CopyAll),
+        1 => (0..90_000u64, 1..9000usize).prop_map(|(at, len)| Step::EditOther(at, len)),
+        1 => (0..90_000u64).prop_map(Step::CutOther),
+        2 => Just(Step::CommitOther),
+        1 => (0..150_000u64, 1..40_000u64).prop_map(|(at, len)| Step::Punch(at, len)),
         2 => (operation, effect).prop_map(|(operation, effect)| Step::Fail(operation, Kind::Unavailable, effect)),
         2 => any::<bool>().prop_map(Step::Stream),
         1 => Just(Step::Forget),
@@ -73,6 +86,8 @@ struct Model {
     bytes: Vec<u8>,
     /// What the caller believes to be in the bucket.
     known: Option<ObjectVersion>,
+    other: Arc<File>,
+    other_bytes: Vec<u8>,
     mark: u8,
 }
 
@@ -92,7 +107,10 @@ impl Model {
         let known = base.map(|_| bucket.put_foreign(&Key::new("a"), bytes.clone()));
         let file = data.open(Arc::clone(&bucket) as Arc<dyn Bucket>, known.clone());
         let reader = file.reader();
-        Self { bucket, data, tasks, budget, disk, file, reader, clock, bytes, known, mark: 0 }
+        let other_bytes: Vec<u8> = (0..70_000).map(|at| 200 + (at / 13 % 50) as u8).collect();
+        let version = bucket.put_foreign(&Key::new("b"), other_bytes.clone());
+        let other = data.open(Arc::clone(&bucket) as Arc<dyn Bucket>, Some(version));
+        Self { other, other_bytes, bucket, data, tasks, budget, disk, file, reader, clock, bytes, known, mark: 0 }
     }
 
     fn cx(&self) -> Ctx {
@@ -116,6 +134,43 @@ impl Model {
             self.known = Some(made.stored.version);
         }
         Ok(())
+    }
+
+    async fn commit_other(&mut self) -> Result<()> {
+        let target = Target { key: Key::new("b"), replaces: Replaces::Version(self.other.base().unwrap()), ..self.target() };
+        if self.other.commit(&self.cx(), target).await?.is_some() {
+            assert!(self.bucket.peek(&Key::new("b")).unwrap() == self.other_bytes, "what was committed is not what was written");
+        }
+        Ok(())
+    }
+
+    /// As `vfs` copies.
+    async fn copy(&mut self, mut at: u64, range: Range<u64>) {
+        let mut from = range.start;
+        let end = range.end.min(self.other_bytes.len() as u64);
+        while from < end {
+            let referred = match self.file.refer(&self.cx(), at, &self.other, from..end).await {
+                Err(Error::Streaming) => {
+                    self.commit_surely().await;
+                    continue;
+                }
+                referred => referred.unwrap(),
+            };
+            let bytes = match referred {
+                Referred::Done(bytes) => {
+                    let (start, end) = (at as usize, (at + bytes) as usize);
+                    self.bytes.resize(self.bytes.len().max(end), 0);
+                    self.bytes[start..end].copy_from_slice(&self.other_bytes[from as usize..][..bytes as usize]);
+                    bytes
+                }
+                Referred::Data(bytes) => {
+                    let copied = Bytes::copy_from_slice(&self.other_bytes[from as usize..][..bytes as usize]);
+                    self.write(At::Offset(at), copied).await;
+                    bytes
+                }
+            };
+            (at, from) = (at + bytes, from + bytes);
+        }
     }
 
     /// As `vfs` does when bytes are on their way.
@@ -192,6 +247,29 @@ impl Model {
                 }
             },
             Step::Read(at, len) => self.read(at..at + len).await,
+            Step::Copy(at, len, from) => self.copy(at, from..from + len).await,
+            Step::CopyAll => self.copy(0, 0..u64::MAX).await,
+            Step::EditOther(at, len) => {
+                let bytes = self.next(len);
+                self.other.write(&self.cx(), At::Offset(at), bytes.clone()).await.unwrap();
+                let end = at as usize + len;
+                self.other_bytes.resize(self.other_bytes.len().max(end), 0);
+                self.other_bytes[at as usize..end].copy_from_slice(&bytes);
+            }
+            Step::CutOther(size) => {
+                self.other.truncate(&self.cx(), size).await.unwrap();
+                self.other_bytes.resize(size as usize, 0);
+            }
+            Step::CommitOther => drop(self.commit_other().await),
+            Step::Punch(at, len) => {
+                while let Err(error) = self.file.punch(&self.cx(), at..at + len).await {
+                    assert!(matches!(error, Error::Streaming), "{error}");
+                    self.commit_surely().await;
+                }
+                let end = (at + len) as usize;
+                self.bytes.resize(self.bytes.len().max(end), 0);
+                self.bytes[at as usize..end].fill(0);
+            }
             Step::Commit => {
                 // A failure is expected where one was asked for.
                 drop(self.commit().await);
@@ -209,15 +287,21 @@ impl Model {
 
     async fn finish(mut self) {
         self.bucket.clear_faults();
+        if self.mark.is_multiple_of(3) {
+            self.commit_other().await.unwrap();
+        }
         self.commit_surely().await;
+        self.commit_other().await.unwrap();
         assert!(self.bucket.peek(&Key::new("a")).unwrap() == self.bytes, "the object is not what was written");
+        assert!(self.bucket.peek(&Key::new("b")).unwrap() == self.other_bytes, "the other object is not what was written");
         self.read(0..u64::MAX).await;
         assert_eq!((self.file.is_dirty(), self.data.dirty_bytes(), self.file.base()), (false, 0, self.known.clone()));
-        drop(self.file);
+        drop((self.file, self.other));
         while !self.tasks.is_empty() {
             self.clock.sleep(Duration::from_millis(1)).await;
         }
         assert_eq!((self.budget.used(Share::Dirty), self.budget.used(Share::Read), self.budget.used(Share::Commit)), (0, 0, 0));
+        assert!(self.data.room.has_lent_nothing(), "a file that is gone still refers to another");
         assert!(self.bucket.open_uploads().is_empty(), "an upload was left open");
         assert!(self.disk.list().await.unwrap().is_empty(), "a staged file was left");
     }

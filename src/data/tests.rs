@@ -19,6 +19,7 @@ use crate::store::{
 use crate::support::{Share, SystemClock};
 
 mod committing;
+mod copying;
 mod defects;
 mod pressure;
 mod reading;

@@ -12,7 +12,7 @@ use md5::{Digest as _, Md5};
 
 use super::clock::{self, Pacer};
 use super::config::ETags;
-use super::content::{Content, crc_digest};
+use super::content::{Content, Piece};
 use super::error::{Failure, Outcome};
 use super::fault::{Action, Plan};
 use super::link::Control;
@@ -88,9 +88,8 @@ impl Call {
         }
         let wanted = self.wanted_md5()?;
         let mut md5 = (wanted.is_some() || self.etags == ETags::Md5).then(Md5::new);
-        let mut crc = crc_digest();
         let mut len = 0_u64;
-        let mut blocks = Vec::new();
+        let mut blocks: Vec<Piece> = Vec::new();
         let mut block = BytesMut::new();
         while let Some(mut data) = self.next_frame(len).await? {
             len += data.len() as u64;
@@ -100,7 +99,6 @@ impl Call {
             if let Some(md5) = &mut md5 {
                 md5.update(&data);
             }
-            crc.update(&data);
             while !data.is_empty() {
                 if block.capacity() == 0 {
                     let left = declared.map_or(BLOCK as u64, |all| all.saturating_sub(len) + data.len() as u64);
@@ -110,24 +108,23 @@ impl Call {
                 block.extend_from_slice(&taken);
                 if block.len() == block.capacity() {
                     // A gigabyte of zeros is kept once.
-                    let same = blocks.last().filter(|last: &&Bytes| **last == block).cloned();
-                    blocks.push(match same {
-                        Some(last) => {
-                            block.clear();
-                            last
-                        }
-                        None => std::mem::take(&mut block).freeze(),
-                    });
+                    if let Some(last) = blocks.last().filter(|last| last.bytes() == &*block).cloned() {
+                        blocks.push(last);
+                        block.clear();
+                    } else {
+                        blocks.push(Piece::summed(std::mem::take(&mut block).freeze()));
+                    }
                 }
             }
         }
-        blocks.push(block.freeze());
+        blocks.push(Piece::summed(block.freeze()));
         let md5: Option<[u8; 16]> = md5.map(|md5| md5.finalize().into());
         if wanted.is_some() && wanted != md5 {
             return Err(Failure::new(400, "BadDigest", "The Content-MD5 you specified did not match what we received."));
         }
-        let crc = crc.finalize();
-        Ok(Received { content: Content::new(blocks), etag: self.etags.of(md5.as_ref(), crc), crc })
+        let content = Content::new(blocks);
+        let crc = content.crc();
+        Ok(Received { content, etag: self.etags.of(md5.as_ref(), crc), crc })
     }
 
     /// Reads a document.

@@ -6,7 +6,6 @@ use super::answer::{Answer, Length};
 use super::call::Call;
 use super::conditions::{Verdict, check};
 use super::config::ETags;
-use super::content::Content;
 use super::error::{Failure, Outcome};
 use super::meta::{Encryption, Meta};
 use super::objects::{check_key, forbids, parse_range};
@@ -94,14 +93,10 @@ impl Core {
         if range.end - range.start > self.config.limits.max_put {
             return Err(Failure::too_large(self.config.limits.max_put));
         }
-        let content = Content::new(source.found.content.slice(range));
+        let content = source.found.content.cut(range);
         let files = self.store.stage(&content)?;
         let crc = content.crc();
-        let md5 = (self.config.etags == ETags::Md5).then(|| {
-            let mut md5 = <md5::Md5 as md5::Digest>::new();
-            content.pieces().for_each(|piece| md5::Digest::update(&mut md5, piece));
-            md5::Digest::finalize(md5).into()
-        });
+        let md5 = (self.config.etags == ETags::Md5).then(|| content.md5().into());
         let etag = self.config.etags.of(md5.as_ref(), crc);
         let part = Part { crc, content, etag: etag.clone(), modified: call.now, files };
         self.store.put_part(call.bucket()?, call.key(), &id, number, part)?;

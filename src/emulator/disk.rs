@@ -144,7 +144,7 @@ impl Disk {
         let name = format!("{:016x}", self.next.fetch_add(1, Ordering::SeqCst));
         let mut file = fs::File::create(self.root.join("data").join(&name))?;
         for piece in content.pieces() {
-            file.write_all(piece)?;
+            file.write_all(piece.bytes())?;
         }
         Ok(name)
     }

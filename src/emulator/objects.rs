@@ -118,7 +118,7 @@ impl Core {
         let limit = self.config.limits.max_put;
         let received = call.receive(limit).await?;
         let mut sha1 = Sha1::new();
-        received.content.pieces().for_each(|piece| sha1.update(piece));
+        received.content.pieces().for_each(|piece| sha1.update(piece.bytes()));
         let files = self.store.stage(&received.content)?;
         let (bucket, key, now) = (call.bucket()?, call.key(), call.now);
         let etag = self.random_hex();

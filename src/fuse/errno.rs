@@ -24,6 +24,7 @@ pub(super) fn errno(error: &Error) -> Errno {
         // Not ENOSYS: the kernel would take that for "never ask again", for every file.
         Error::Unsupported => Errno::EOPNOTSUPP,
         Error::NoAttribute => Errno::ENODATA,
+        Error::NoData => Errno::ENXIO,
         // setxattr(2) has ENOSPC for "no room for this attribute"; E2BIG would be about the value alone.
         Error::AttributesFull | Error::NoSpace => Errno::ENOSPC,
         Error::BufferTooSmall => Errno::ERANGE,
@@ -74,6 +75,7 @@ mod tests {
             (Error::CrossDevice("too many"), Errno::EXDEV),
             (Error::Unsupported, Errno::EOPNOTSUPP),
             (Error::NoAttribute, Errno::ENODATA),
+            (Error::NoData, Errno::ENXIO),
             (Error::AttributesFull, Errno::ENOSPC),
             (Error::BufferTooSmall, Errno::ERANGE),
             (Error::Stale, Errno::ESTALE),

@@ -2,9 +2,8 @@
 //!
 //! A WRITE's data is copied once, from the session's buffer into [`Bytes`]; a READ's goes out as the slice that `data` holds.
 //!
-//! What is not here is answered so that the kernel does the next best thing. ENOSYS makes it remember "never ask again": for lseek(2) it then
-//! knows no holes, for fallocate(2) and copy_file_range(2) programs get EOPNOTSUPP and write or copy themselves, access(2) is its own business
-//! (`default_permissions`). Locks are not negotiated and therefore kept by the kernel.
+//! What is not here is answered so that the kernel does the next best thing. ENOSYS makes it remember "never ask again":
+//! access(2) is its own business (`default_permissions`). Locks are not negotiated and therefore kept by the kernel.
 
 use std::{ffi::OsStr, fs::File, future::Future, io, path::Path, sync::Arc, time::SystemTime};
 
@@ -331,6 +330,41 @@ impl Filesystem for Front {
         self.run("release", (request, ino), reply, work, reply::empty);
     }
 
+    fn fallocate(&self, request: &Request, ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        let work = |vfs: Arc<Vfs>, cx| async move {
+            let space = convert::space(mode).ok_or(Error::Unsupported)?;
+            vfs.allocate(&cx, Fh(fh.0), offset..offset.saturating_add(length), space).await
+        };
+        self.run("fallocate", (request, ino), reply, work, reply::empty);
+    }
+
+    fn lseek(&self, request: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let work = |vfs: Arc<Vfs>, _| async move {
+            let hole = convert::seeks_hole(whence).ok_or(Error::Invalid("an unknown way of lseek(2)"))?;
+            vfs.seek(Fh(fh.0), u64::try_from(offset).map_err(|_| Error::NoData)?, hole)
+        };
+        self.run("lseek", (request, ino), reply, work, reply::offset);
+    }
+
+    // The kernel's newer form of it, with a 64-bit answer, is not known to fuser 0.18: the kernel is told ENOSYS and takes this one.
+    fn copy_file_range(
+        &self,
+        request: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let work =
+            |vfs: Arc<Vfs>, cx| async move { vfs.copy_range(&cx, (Fh(fh_in.0), offset_in), (Fh(fh_out.0), offset_out), length).await };
+        self.run("copy_file_range", (request, ino_in), reply, work, reply::written);
+    }
+
     fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let work = |vfs: Arc<Vfs>, cx| async move { vfs.opendir(&cx, Ino(ino.0)).await };
         self.run("opendir", (request, ino), reply, work, reply::opened_directory);
@@ -424,30 +458,6 @@ impl Filesystem for Front {
         _events: PollEvents,
         _flags: PollFlags,
         reply: ReplyPoll,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn fallocate(&self, _request: &Request, _ino: INodeNo, _fh: FileHandle, _offset: u64, _length: u64, _mode: i32, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn lseek(&self, _request: &Request, _ino: INodeNo, _fh: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _request: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _length: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
     ) {
         reply.error(Errno::ENOSYS);
     }

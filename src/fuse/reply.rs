@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fuser::{
-    Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr,
+    Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyWrite, ReplyXattr,
 };
 
 use crate::fuse::convert::{file_attr, fopen_flags};
@@ -89,6 +90,14 @@ pub(super) fn bytes(reply: ReplyData, result: Result<Bytes>) {
 pub(super) fn written(reply: ReplyWrite, result: Result<u32>) {
     match result {
         Ok(count) => reply.written(count),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn offset(reply: ReplyLseek, result: Result<u64>) {
+    match result.map(i64::try_from) {
+        Ok(Ok(offset)) => reply.offset(offset),
+        Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
         Err(error) => reply.error(errno(&error)),
     }
 }

@@ -68,8 +68,10 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
     let budget = Budget::new(settings.memory_limit);
     let notify = KernelNotify::new();
     let context = runtime.enter();
+    let (prefix, mount_id) = (settings.source.prefix.clone(), mount_id(&*clock));
+    let zeros = Some(vfs::zeros_prefix(&prefix, &mount_id));
     let data = Data::new(
-        data::Config { staging_limit: staging_limit(settings, staging.as_deref())?, ..settings.data.clone() },
+        data::Config { staging_limit: staging_limit(settings, staging.as_deref())?, zeros, ..settings.data.clone() },
         budget.clone(),
         staging.clone().map(|disk| disk as Arc<dyn Disk>),
         ledger.clone(),
@@ -78,7 +80,7 @@ pub(super) fn build(settings: &Settings) -> anyhow::Result<Rooms> {
         &metrics,
     );
     let vfs = Vfs::new(
-        vfs::Config { prefix: settings.source.prefix.clone(), mount_id: mount_id(&*clock), ..settings.vfs.clone() },
+        vfs::Config { prefix, mount_id, ..settings.vfs.clone() },
         Arc::clone(&bucket),
         Arc::clone(&data),
         ledger.clone(),

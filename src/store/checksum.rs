@@ -43,7 +43,7 @@ impl Crc64 {
 /// The checksum of A followed by B, of which `second` is `second_len` bytes long.
 pub(crate) fn combine(first: u64, second: u64, second_len: u64) -> u64 {
     // A byte behind A is eight more powers of x.
-    let shifts = POWERS[3..].iter().enumerate().filter(|(bit, _)| second_len >> bit & 1 == 1);
+    let shifts = POWERS[3..].iter().enumerate().filter(|(bit, _)| (second_len >> bit) & 1 == 1);
     product(shifts.fold(ONE, |shift, (_, power)| product(*power, shift)), first) ^ second
 }
 
@@ -54,7 +54,7 @@ const fn product(a: u64, mut b: u64) -> u64 {
         if a & bit > 0 {
             sum ^= b;
         }
-        b = if b & 1 > 0 { b >> 1 ^ POLYNOMIAL } else { b >> 1 };
+        b = if b & 1 > 0 { (b >> 1) ^ POLYNOMIAL } else { b >> 1 };
         bit >>= 1;
     }
     sum

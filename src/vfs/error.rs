@@ -81,6 +81,9 @@ pub enum Error {
     /// The attributes together are larger than an object's metadata can be (ENOSPC).
     #[error("the attributes together are larger than the 2 KB that COS keeps with an object")]
     AttributesFull,
+    /// Nothing but a hole from there on (ENXIO).
+    #[error("no data from there on")]
+    NoData,
     /// The caller's buffer is too small (ERANGE).
     #[error("the buffer is too small")]
     BufferTooSmall,
@@ -194,7 +197,7 @@ impl From<store::Error> for Error {
 impl From<data::Error> for Error {
     fn from(error: data::Error) -> Self {
         match error {
-            data::Error::Stale | data::Error::Conflict => Self::Stale,
+            data::Error::Stale | data::Error::SourceGone | data::Error::Conflict => Self::Stale,
             data::Error::Exists => Self::Exists,
             data::Error::NoRoom => Self::NoSpace,
             data::Error::Archived => Self::Denied(error.to_string().into()),

@@ -44,7 +44,7 @@ struct Record {
 }
 
 /// Whether the object can no longer change within the second of its Last-Modified, by the clock of COS.
-pub(super) fn is_settled(head: &Head) -> bool {
+fn is_settled(head: &Head) -> bool {
     head.date.duration_since(head.last_modified).is_ok_and(|age| age > DATE_SLACK)
 }
 

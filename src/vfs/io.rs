@@ -129,7 +129,7 @@ impl Vfs {
     }
 
     /// Runs a call of the data room; where it needs the file committed first, for bytes that have left or for room, commits and runs it again.
-    async fn committing<T, F>(self: &Arc<Self>, cx: &Ctx, ino: Ino, call: impl Fn() -> F) -> Result<T>
+    pub(super) async fn committing<T, F>(self: &Arc<Self>, cx: &Ctx, ino: Ino, call: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = data::Result<T>>,
     {
@@ -183,7 +183,7 @@ impl Vfs {
 
     /// The file's bytes were changed: there is something to commit, and a new mtime. Says whether running the file would lend its owner's or
     /// group's rights.
-    fn note_changed(&self, ino: Ino) -> bool {
+    pub(super) fn note_changed(&self, ino: Ino) -> bool {
         let now = self.clock.wall();
         let mut guard = self.names.lock();
         let names = &mut *guard;
@@ -229,7 +229,7 @@ fn lends_rights(mode: Option<u32>) -> bool {
 }
 
 /// Whoever writes into a setuid program must not make its owner run what was written (write(2)); root may.
-fn drop_privileges(node: &mut Node) -> Result<()> {
+pub(super) fn drop_privileges(node: &mut Node) -> Result<()> {
     let mode = &mut node.facts.attributes.mode;
     if lends_rights(*mode) {
         let group = if mode.is_some_and(|mode| mode & GROUP_EXECUTES != 0) { SETGID } else { 0 };

@@ -8,6 +8,7 @@ mod aside;
 mod attr;
 mod claims;
 mod commit;
+mod copy;
 mod create;
 mod dir;
 mod error;
@@ -53,10 +54,11 @@ use crate::store::{Bucket, CommitToken, Key};
 
 use crate::support::{Budget, Clock, Ctx, Metrics, Reservation, Share, TaskGroup};
 
+use aside::Helper;
 use claims::Claims;
 use handles::{Handles, OpenFile};
 use index::Index;
-use keymap::{KeyMap, Name};
+use keymap::{KeyMap, Name, RESERVED};
 use meta::Attributes;
 use pending::Pending;
 use tree::{Facts, Tree};
@@ -222,6 +224,21 @@ pub enum SetXattr {
     Replace,
 }
 
+/// What fallocate(2) does with a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// Sees to it that there is room; nothing to do here but to extend the file.
+    Reserve {
+        /// The size stays (FALLOC_FL_KEEP_SIZE).
+        keep_size: bool,
+    },
+    /// Makes it read as zeros (FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE).
+    Zero {
+        /// The size stays.
+        keep_size: bool,
+    },
+}
+
 /// What statfs(2) shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatFs {
@@ -381,6 +398,11 @@ pub struct Left {
     pub noted: usize,
 }
 
+/// Prefix of the keys of a mount's objects of zeros.
+pub fn zeros_prefix(prefix: &str, mount_id: &str) -> String {
+    format!("{prefix}{RESERVED}/zeros/{mount_id}/")
+}
+
 /// The file system of one mount. One method per operation, named as POSIX names it, each in the file of its kind; all may be dropped at any await.
 #[derive(Debug)]
 pub struct Vfs {
@@ -418,6 +440,8 @@ struct Names {
     /// Files that have handles, or bytes that are not committed.
     open: HashMap<Ino, OpenFile>,
     claims: Claims,
+    /// Objects that keep what files still refer to though their own source is gone.
+    helpers: Vec<Helper>,
     /// Names that COS is being asked for, and on whose behalf.
     asking: HashMap<(Ino, Name), Ctx>,
     /// What programs were told is done and COS does not have.
@@ -456,6 +480,7 @@ impl Vfs {
                 tree,
                 open: HashMap::new(),
                 claims: Claims::default(),
+                helpers: Vec::new(),
                 asking: HashMap::new(),
                 pending: Pending::default(),
             }),

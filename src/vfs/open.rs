@@ -41,7 +41,8 @@ impl Vfs {
                     FileKind::Symlink => return Err(Error::Invalid("a symbolic link is followed, not opened")),
                     FileKind::Special(_) => return Err(Error::NotPermitted("device nodes, sockets and pipes are not opened here")),
                 }
-                if !node.is_named() && !names.open.contains_key(&ino) {
+                // Also where changes are kept that have lost their name: it stands for somebody else's object now.
+                if !node.is_named() && node.opens == 0 {
                     return Err(Error::Stale);
                 }
                 let key = if self.must_ask(&names, ino, flags) { Some(names.key(&self.keys, ino)?) } else { None };

@@ -242,9 +242,11 @@ impl Vfs {
         };
         // Handles read the copy from here on: the source is about to go.
         let file = self.names.lock().open.get(&ino).map(|open| Arc::clone(&open.file));
-        if let (Some(new), Some(file)) = (&copied.origin, &file) {
+        if let Some(new) = &copied.origin {
             self.data.carry(&self.bucket, &head.version, new, std::slice::from_ref(&(0..new.size)));
-            file.rebase(new.clone());
+            if let Some(file) = &file {
+                file.rebase(new.clone());
+            }
         }
         if let Err(error) = self.delete(cx, &head.version).await {
             // The source may have gone all the same, and then the copy is all there is.
@@ -254,6 +256,9 @@ impl Vfs {
                 Err(_) => Some(false),
             };
             if let Some(unchanged) = there {
+                if let Some(new) = &copied.origin {
+                    self.data.carry(&self.bucket, new, &head.version, std::slice::from_ref(&(0..new.size)));
+                }
                 if let Some(file) = &file {
                     file.rebase(head.version.clone());
                 }

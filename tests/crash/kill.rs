@@ -142,7 +142,7 @@ impl Scene {
         let names = [from.to_owned(), to.to_owned()];
         self.may_be(from, None);
         self.may_be(to, Some(body.clone()));
-        self.truth.lock().unwrap().moving.push((body.clone(), names.clone()));
+        self.truth.lock().unwrap().moving.push((body.clone(), names));
         fs::rename(self.root.join(from), self.root.join(to))?;
         self.moved(from, to, &body);
         Ok(())

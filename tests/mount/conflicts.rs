@@ -198,10 +198,9 @@ fn there_is_no_window_where_cos_compares() {
 fn unlink_deletes_what_is_there_when_it_arrives() {
     let mount = mount("fail");
     mount.put("name", b"old", &[]);
-    let work = || {
-        fs::remove_file(mount.path().join("name"))?;
-        File::open(mount.path())?.sync_all()
-    };
-    in_the_window(&mount, Op::DeleteObject, "name", b"theirs", work).unwrap();
+    in_the_window(&mount, Op::DeleteObject, "name", b"theirs", || {
+        fs::remove_file(mount.path().join("name")).unwrap();
+        File::open(mount.path()).unwrap().sync_all().unwrap();
+    });
     assert_eq!(mount.try_object("name"), None);
 }

@@ -40,7 +40,7 @@ fn stats(mount: &Mounted) -> Value {
 }
 
 /// The files that are listed, by path.
-fn listed(mount: &Mounted) -> Vec<Value> {
+pub(super) fn listed(mount: &Mounted) -> Vec<Value> {
     stats(mount)["unsent"]["list"].as_array().unwrap().clone()
 }
 
@@ -324,8 +324,6 @@ fn questions_end_in_an_answer_or_an_error_and_hold_up_nobody() {
         };
         let (code, said) = nobody(&[env!("CARGO_BIN_EXE_cosmount"), "stats", mount.path().to_str().unwrap()]);
         assert!(code == Some(2) && said.contains("not this user's"), "{said}");
-        let connect = format!("import socket; socket.socket(socket.AF_UNIX).connect({:?})", socket.to_str().unwrap());
-        assert!(nobody(&["python3", "-c", &connect]).1.contains("PermissionError"));
     }
     // More than are served at once, who say nothing and stay.
     let silent: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(&socket).unwrap()).collect();
@@ -421,7 +419,7 @@ fn a_storm_of_refusals_loses_nothing() {
                     })
                 })
                 .collect();
-            thread::sleep(Duration::from_millis(300));
+            assert!(wait(Duration::from_secs(20), || mount.keys("").len() >= 4), "some are written before");
             let fault = mount.fault(refuse_writes(status, code));
             thread::sleep(Duration::from_secs(seconds));
             // While it lasts: what is not there is listed.
@@ -542,7 +540,7 @@ fn a_full_staging_is_enospc_or_slow_and_never_a_wrong_object() {
     record(&format!(
         "- {mib} MiB of random 4 KiB writes over a staging of {} MiB: ENOSPC after {} MiB while COS refused, the longest call {longest:.1?}; then, without a remount, all of it arrived, the object whole in each of {versions} versions seen on the way",
         (mib / 16).max(4),
-        refused * PIECE >> 20,
+        (refused * PIECE) >> 20,
     ));
 }
 

@@ -42,6 +42,12 @@ fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// A removal may follow its reply, with others; who syncs the directory waits for it.
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    File::open(path.parent().unwrap())?.sync_all()
+}
+
 fn write_three(directory: &Path, n: u64) -> io::Result<()> {
     fs::create_dir(directory)?;
     (0..3).try_for_each(|file| fs::write(directory.join(format!("f{file}")), body(n + file, 500)))
@@ -82,10 +88,7 @@ fn lost_answers_are_settled() {
         (0..rounds).for_each(|n| fs::rename(path("small", n), path("moved", n)).unwrap());
     });
     with_every_answer_lost(&mount, Op::DeleteObject, rounds, || {
-        for n in 0..rounds {
-            fs::remove_file(path("large", n)).unwrap();
-            mount.settle("");
-        }
+        (0..rounds).for_each(|n| remove(&path("large", n)).unwrap());
     });
     (0..rounds).for_each(|n| write_three(&path("from", n), n).unwrap());
     with_every_answer_lost(&mount, Op::DeleteMany, rounds, || {
@@ -153,10 +156,7 @@ const HANDS: [Hand; 6] = [
         op: Op::DeleteObject,
         theirs: "gone",
         prepare: |path, n| fs::write(path.join("gone"), body(n, 100)),
-        work: |path, _| {
-            fs::remove_file(path.join("gone"))?;
-            File::open(path)?.sync_all()
-        },
+        work: |path, _| remove(&path.join("gone")),
         errno: None,
     },
     Hand {

@@ -18,6 +18,8 @@ mod common;
 mod liar;
 
 mod conflicts;
+mod copies;
+mod edits;
 mod errors;
 mod exclusive;
 mod foreign;

@@ -17,9 +17,8 @@ use std::{
 use cosmount::emulator::Op;
 use nix::{
     errno::Errno,
-    fcntl::{FallocateFlags, OFlag, RenameFlags},
+    fcntl::{OFlag, RenameFlags},
     sys::stat::{Mode, SFlag},
-    unistd::Whence,
 };
 
 use crate::common::{Mounted, sh, wait};
@@ -47,50 +46,6 @@ fn renames_that_a_bucket_cannot_do_are_invalid_and_change_nothing() {
     assert_eq!((fs::read(at("a")).unwrap(), fs::read(at("b")).unwrap()), (b"A".to_vec(), b"B".to_vec()));
     rename("a", "c", RenameFlags::RENAME_NOREPLACE).unwrap();
     assert_eq!(fs::read(at("c")).unwrap(), b"A");
-}
-
-#[test]
-fn space_is_not_reserved_but_posix_fallocate_makes_it() {
-    let mount = Mounted::new();
-    let file = File::options().read(true).write(true).create_new(true).open(mount.path().join("f")).unwrap();
-    file.write_all_at(b"head", 0).unwrap();
-    for flags in [FallocateFlags::empty(), FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE] {
-        assert_eq!(nix::fcntl::fallocate(&file, flags, 0, 100_000), Err(Errno::EOPNOTSUPP), "{flags:?}");
-    }
-    // glibc then writes a byte into every block.
-    nix::fcntl::posix_fallocate(&file, 0, 3_000_000).unwrap();
-    assert_eq!(file.metadata().unwrap().len(), 3_000_000);
-    drop(file);
-    let body = mount.object("f");
-    assert_eq!((body.len(), &body[..4]), (3_000_000, &b"head"[..]));
-    assert!(body[4..].iter().all(|byte| *byte == 0));
-}
-
-#[test]
-fn a_file_has_no_holes_to_seek() {
-    let mount = Mounted::new();
-    let file = File::create(mount.path().join("f")).unwrap();
-    file.write_all_at(b"x", 2 << 20).unwrap();
-    let size = (2 << 20) + 1;
-    assert_eq!(nix::unistd::lseek(&file, 5, Whence::SeekData), Ok(5));
-    assert_eq!(nix::unistd::lseek(&file, 5, Whence::SeekHole), Ok(size));
-    assert_eq!(nix::unistd::lseek(&file, size, Whence::SeekData), Err(Errno::ENXIO));
-}
-
-#[test]
-fn copies_fall_back_to_reading_and_writing() {
-    let mount = Mounted::new();
-    mount.put_pattern("from", 5_000_000);
-    let at = |name: &str| mount.path().join(name);
-    // The kernel itself copies when the mount says that it cannot.
-    let range = "import os; a, b = open('from'), open('range', 'w'); print(os.copy_file_range(a.fileno(), b.fileno(), 1 << 20) > 0)";
-    assert_eq!(sh(mount.path(), &format!("python3 -c \"{range}\"")), "True\n");
-    sh(mount.path(), "cp --reflink=auto from cp; cp --sparse=always from sparse; cat from > cat; dd if=from of=dd bs=1M status=none");
-    assert_eq!(fs::copy(at("from"), at("rust")).unwrap(), 5_000_000);
-    let expected = fs::read(at("from")).unwrap();
-    for name in ["cp", "sparse", "cat", "dd", "rust"] {
-        assert!(mount.object(name) == expected, "{name}");
-    }
 }
 
 #[test]

@@ -16,7 +16,10 @@ use nix::{
     mount::{MntFlags, MsFlags, mount as mount_fs, umount2},
 };
 
-use crate::common::{Mounted, record, refuse_writes, wait};
+use crate::{
+    common::{Mounted, record, refuse_writes, wait},
+    kept::listed,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -37,8 +40,9 @@ fn body(writer: usize, n: usize) -> Vec<u8> {
     (0..len).map(|at| (at.wrapping_mul(2 * n + 1).wrapping_add(writer) >> 2) as u8).collect()
 }
 
-/// Four programs write file after file while COS refuses and a little before and after. Returns what became of each file.
-fn through(mount: &Mounted, status: u16, code: &str) -> Vec<Written> {
+/// Four programs write file after file while COS refuses and a little before and after; `height` looks at it in the worst of the storm. Returns what
+/// became of each file.
+fn through(mount: &Mounted, status: u16, code: &str, height: impl FnOnce()) -> Vec<Written> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let writers: Vec<_> = (0..4)
@@ -64,6 +68,7 @@ fn through(mount: &Mounted, status: u16, code: &str) -> Vec<Written> {
         let storm = mount.fault(refuse_writes(status, code));
         let start = Instant::now();
         assert!(wait(Duration::from_secs(120), || start.elapsed().as_secs() >= seconds() && storm.struck() >= 8));
+        height();
         drop(storm);
         let there = mount.keys("").len();
         assert!(wait(Duration::from_secs(60), || mount.keys("").len() > there + 4), "it works again");
@@ -86,7 +91,7 @@ fn all_arrive(mount: &mut Mounted, written: &[Written]) {
 #[test]
 fn a_storm_of_503_is_waited_out_by_every_program() {
     let mut mount = Mounted::builder().arg("--part-size=1M").start();
-    let written = through(&mount, 503, "SlowDown");
+    let written = through(&mount, 503, "SlowDown", || {});
     let failed: Vec<_> = written.iter().filter(|file| file.closed.is_err()).map(|file| (&file.name, file.closed)).collect();
     assert!(failed.is_empty(), "it ends before --io-timeout: {failed:?}");
     all_arrive(&mut mount, &written);
@@ -96,12 +101,15 @@ fn a_storm_of_503_is_waited_out_by_every_program() {
 #[test]
 fn a_storm_of_403_is_told_at_close_and_every_file_arrives_after_it() {
     let mut mount = Mounted::builder().arg("--part-size=1M").start();
-    let written = through(&mount, 403, "AccessDenied");
+    let written = through(&mount, 403, "AccessDenied", || {
+        let refused = || listed(&mount).iter().filter(|file| file["reason"]["errno"] == "EACCES").count();
+        assert!(wait(Duration::from_secs(20), || refused() >= 4), "what is kept is listed: {:?}", listed(&mount));
+    });
     let refused: Vec<Errno> = written.iter().filter_map(|file| file.closed.err()).collect();
     assert!(!refused.is_empty() && refused.iter().all(|errno| *errno == Errno::EACCES), "{refused:?}");
     all_arrive(&mut mount, &written);
     record(&format!(
-        "- 403 for {} s: {} files, {} refused with EACCES at close, all of them in COS afterwards",
+        "- 403 for {} s: {} files, {} refused with EACCES at close and listed, all of them in COS afterwards",
         seconds(),
         written.len(),
         refused.len()

@@ -8,22 +8,25 @@
 //!    token of ours is no stranger's.
 //! 4. *Lost answers.* If the last request may have happened, the next commit begins by asking for its token and, if it is there, takes it as done.
 //! 5. *Failure loses nothing.* The map of extents is only touched after success; what was in memory is spilled at once.
-//! 6. *Readers during the switch.* The object is replaced a moment before the base is. A reader that is told 412 in between waits for the commit
+//! 6. *Ranges of other objects* are copied from the version that was referred to. If that has gone meanwhile, what this file refers to may have moved along
+//!    (`lent.rs`): then the commit begins anew.
+//! 7. *Readers during the switch.* The object is replaced a moment before the base is. A reader that is told 412 in between waits for the commit
 //!    and looks again (`file.rs`).
 
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedMutexGuard, Semaphore, oneshot};
 
 use super::{
     Content, Piece, StagedFile, State, Where, ZEROS,
     extents::Snapshot,
-    plan::{self, How, Plan, Planned, Span},
-    upload::{Assembly, Attempted, OpenUpload, Refused},
+    plan::{self, BASE, How, Plan, Planned, Span},
+    upload::{self, Assembly, Attempted, OpenUpload, Refused},
+    zeros,
 };
-use crate::data::{Committed, Defect, Error, Result, Target, read::Origin};
+use crate::data::{Committed, Defect, Error, Result, Target, cache::Tag, read::Origin};
 
 use crate::store::{self, Kind, Meta, ObjectVersion, Outcome, Part, PartNumber, Replaces, Stored};
 
@@ -31,6 +34,13 @@ use crate::support::{Ctx, Urgency};
 
 /// Holes up to this length enter the cache with the bytes around them.
 const SMALL_HOLE: u64 = 64 << 10;
+/// The number of the object of zeros among those that are copied from, and the first of the others.
+const ZEROS_OBJECT: usize = BASE + 1;
+const OTHERS: usize = ZEROS_OBJECT + 1;
+/// Part copies of one object at once: they cost this host nothing.
+const COPIES_AT_ONCE: usize = 32;
+/// How often a commit begins anew because what it copied from has moved.
+const TRIES: usize = 4;
 
 /// A last request whose answer was lost.
 #[derive(Debug)]
@@ -170,6 +180,18 @@ impl Content {
 
     /// Sends a file that was not streamed.
     async fn gather(self: &Arc<Self>, cx: &Ctx, target: Target) -> Result<Committed> {
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            match self.try_gather(cx, target.clone()).await {
+                Err((Error::SourceGone, tags)) if tries > 0 && self.refers_elsewhere(cx, &tags).await? => self.room.forget_zeros().await,
+                made => return made.map_err(|(error, _)| error),
+            }
+        }
+    }
+
+    /// One try; with its error the versions it would have copied from.
+    async fn try_gather(self: &Arc<Self>, cx: &Ctx, target: Target) -> std::result::Result<Committed, (Error, Vec<Tag>)> {
         let (mut snapshot, origin) = self.snapshot();
         // Seeded defect: the differential tester must find that the last extent is not sent.
         if self.room.has_defect(Defect::LastExtentDroppedAtFlush) {
@@ -182,35 +204,69 @@ impl Content {
                 .for_each(|p| p.place = Where::Hole);
         }
         let meta = self.room.marked(&target.carried(true));
-        let plan = plan::plan(&spans(&snapshot.pieces), self.limits()).ok_or(Error::TooLarge)?;
+        let zeros = self.room.zeros_for(cx, &self.bucket, &snapshot.pieces).await;
+        let (spans, sources) = spans(&snapshot.pieces, origin.as_ref(), zeros.as_ref());
+        let plan = plan::plan(&spans, self.limits());
         let attempt = Attempt { target, meta, snapshot, origin };
-        let made = match plan {
-            Plan::Put => self.put(cx, &attempt).await,
-            Plan::Upload(parts) => self.upload(cx, &attempt, &parts).await,
+        let made = match (self.whole(&attempt.snapshot), plan) {
+            (Some(source), _) => self.copy(cx, &attempt, &source).await,
+            (None, Some(Plan::Put)) => self.put(cx, &attempt).await,
+            (None, Some(Plan::Upload(parts))) => self.upload(cx, &attempt, &sources, &parts).await,
+            (None, None) => Err(Error::TooLarge.into()),
         };
-        let stored = made.map_err(|refused| self.failed(&attempt, refused))?;
-        Ok(self.succeeded(attempt, stored))
+        match made {
+            Ok(stored) => Ok(self.succeeded(attempt, stored)),
+            Err(refused) => {
+                let tags = sources.iter().skip(ZEROS_OBJECT).flatten().map(|origin| origin.tag).collect();
+                Err((self.failed(&attempt, refused), tags))
+            }
+        }
+    }
+
+    /// The object that the file is to be a copy of, if it is all of it and one request copies it.
+    fn whole(&self, snapshot: &Snapshot<Arc<StagedFile>>) -> Option<Arc<Origin>> {
+        let [Piece { place: Where::Elsewhere(origin, 0), .. }] = &snapshot.pieces[..] else { return None };
+        let size = origin.version.size;
+        (size == snapshot.size && size <= self.bucket.capabilities().largest_copy).then(|| Arc::clone(origin))
+    }
+
+    async fn copy(&self, cx: &Ctx, attempt: &Attempt, source: &Arc<Origin>) -> Attempted {
+        let Attempt { target, meta, snapshot, .. } = attempt;
+        self.check_unchanged(cx, target, &snapshot.pieces).await?;
+        let stored = self.bucket.copy(cx, &source.version, &target.key, meta, &target.replaces).await.map_err(|error| {
+            let outcome = error.outcome();
+            Refused { error: upload::copy_failed(error, false), outcome }
+        })?;
+        upload::check_size(&stored, snapshot.size)?;
+        Ok(stored)
     }
 
     async fn put(&self, cx: &Ctx, attempt: &Attempt) -> Attempted {
         let Attempt { target, meta, snapshot, origin } = attempt;
         let assembly = Assembly::new(&self.room, cx, origin.as_ref(), &snapshot.pieces, &(0..snapshot.size))?;
-        self.check_unchanged(cx, target).await?;
+        self.check_unchanged(cx, target, &snapshot.pieces).await?;
         assembly.put(&self.room, cx, &self.bucket, &target.key, meta, &target.replaces).await
     }
 
-    async fn upload(&self, cx: &Ctx, attempt: &Attempt, planned: &[Planned]) -> Attempted {
+    async fn upload(&self, cx: &Ctx, attempt: &Attempt, sources: &[Option<Arc<Origin>>], planned: &[Planned]) -> Attempted {
         let Attempt { target, meta, snapshot, origin } = attempt;
         let upload = OpenUpload::open(&self.room, cx, &self.bucket, &target.key, meta.clone()).await?;
+        let senders = Semaphore::new(self.room.parts_at_once());
         let parts = stream::iter(planned.iter().cloned().zip(1..)).map(|(part, number)| {
-            let upload = &upload;
+            let (upload, senders) = (&upload, &senders);
             async move {
+                if let How::Copy(source, _) = part.how {
+                    let source = sources.get(source).and_then(Option::as_ref);
+                    return upload.make(cx, PartNumber(number), &part, source, Err(Error::Stale)).await;
+                }
+                // It is never closed.
+                let _turn = senders.acquire().await;
                 let assembly = Assembly::new(&self.room, cx, origin.as_ref(), &snapshot.pieces, &part.range);
-                upload.make(cx, PartNumber(number), &part, origin.as_ref(), assembly).await
+                upload.make(cx, PartNumber(number), &part, None, assembly).await
             }
         });
-        let parts = parts.buffered(self.room.parts_at_once()).try_collect::<Vec<Part>>().await?;
-        self.check_unchanged(cx, target).await?;
+        let parts = parts.buffered(COPIES_AT_ONCE).try_collect::<Vec<Part>>().await?;
+        self.check_unchanged(cx, target, &snapshot.pieces).await?;
         upload.complete(cx, &parts, &target.replaces).await
     }
 
@@ -222,10 +278,18 @@ impl Content {
         (snapshot, state.origin.clone())
     }
 
-    /// Looks, immediately before the last request, whether the key still holds what is to be replaced (difficulty 3).
-    pub(super) async fn check_unchanged(&self, cx: &Ctx, target: &Target) -> Result<()> {
-        if self.state.lock().orphan {
-            return Err(Error::Stale);
+    /// Looks, immediately before the last request, whether the key still holds what is to be replaced (difficulty 3). Before that, what other
+    /// files refer to of it is secured, unless the new object, which is made of `pieces`, has it in the same place.
+    pub(super) async fn check_unchanged(&self, cx: &Ctx, target: &Target, pieces: &[Piece<Arc<StagedFile>>]) -> Result<()> {
+        let origin = {
+            let state = self.state.lock();
+            if state.orphan {
+                return Err(Error::Stale);
+            }
+            state.origin.clone()
+        };
+        if let Some(origin) = &origin {
+            self.room.secure_lent(cx, origin, &base_ranges(pieces)).await?;
         }
         let expected = match &target.replaces {
             Replaces::Version(expected) => Some(expected),
@@ -297,12 +361,18 @@ impl Content {
     fn switch(&self, version: &ObjectVersion, generation: u64, size: u64, clean: &[Range<u64>], written: &[Piece<Arc<StagedFile>>]) {
         let origin = Origin::new(Arc::clone(&self.bucket), version.clone());
         let tag = origin.tag;
-        let old = {
+        // First those who refer to the old base: who is told that it is gone looks which one this file has.
+        let old = self.state.lock().origin.clone();
+        if let Some(old) = &old {
+            self.room.carry_lent(old.tag, &origin, clean);
+        }
+        {
             let mut state = self.state.lock();
             state.extents.committed(generation, size);
             state.ours.clear();
-            state.origin.replace(origin)
-        };
+            state.origin = Some(origin);
+        }
+        self.give_back();
         let blocks = &self.room.blocks;
         if let Some(old) = old {
             blocks.memory.carry(old.tag, tag, size, clean);
@@ -347,9 +417,35 @@ impl State {
     }
 }
 
-fn spans(pieces: &[Piece<Arc<StagedFile>>]) -> Vec<(Range<u64>, Span)> {
-    let span = |piece: &Piece<_>| (piece.range.clone(), if matches!(piece.place, Where::Base) { Span::Base } else { Span::Ours });
-    pieces.iter().map(span).collect()
+/// What `pieces` are to the planner, and the objects that its plan will name: the base, the object of zeros, others.
+fn spans(
+    pieces: &[Piece<Arc<StagedFile>>],
+    base: Option<&Arc<Origin>>,
+    zeros: Option<&Arc<Origin>>,
+) -> (Vec<(Range<u64>, Span)>, Vec<Option<Arc<Origin>>>) {
+    let mut sources: Vec<Option<Arc<Origin>>> = vec![base.cloned(), zeros.cloned()];
+    let mut spans = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let span = match &piece.place {
+            Where::Base => Span::Of(BASE, piece.range.start),
+            Where::Hole if let Some(zeros) = zeros => {
+                spans.extend(zeros::repeats(piece.range.clone(), zeros).map(|range| (range, Span::Of(ZEROS_OBJECT, 0))));
+                continue;
+            }
+            Where::Elsewhere(origin, from) => {
+                let is_it = |source: &Option<Arc<Origin>>| source.as_ref().is_some_and(|source| source.tag == origin.tag);
+                let known = sources.iter().skip(OTHERS).position(is_it).map(|at| at + OTHERS);
+                let source = known.unwrap_or(sources.len());
+                if known.is_none() {
+                    sources.push(Some(Arc::clone(origin)));
+                }
+                Span::Of(source, *from)
+            }
+            _ => Span::Ours,
+        };
+        spans.push((piece.range.clone(), span));
+    }
+    (spans, sources)
 }
 
 fn base_ranges(pieces: &[Piece<Arc<StagedFile>>]) -> Vec<Range<u64>> {
@@ -417,15 +513,15 @@ pub(super) async fn copy_marked(
         return Ok(bucket.copy(cx, source, to, &meta, replaces).await?);
     }
     let limits = plan::Limits::new(capabilities, room.config.part_size.bytes());
-    let whole = [(0..source.size, Span::Base)];
+    let whole = [(0..source.size, Span::Of(BASE, 0))];
     let Some(Plan::Upload(planned)) = plan::plan(&whole, limits) else { return Err(Error::TooLarge.into()) };
     let upload = OpenUpload::open(room, cx, bucket, to, meta).await?;
     let origin = Origin::new(Arc::clone(bucket), source.clone());
     let parts = stream::iter(planned.into_iter().zip(1..)).map(|(part, number)| {
-        debug_assert_eq!(part.how, How::Copy, "all of it is there");
+        debug_assert_ne!(part.how, How::Send, "all of it is there");
         let (upload, origin) = (&upload, &origin);
         async move { upload.make(cx, PartNumber(number), &part, Some(origin), Err(Error::Stale)).await }
     });
-    let parts = parts.buffered(room.parts_at_once()).try_collect::<Vec<Part>>().await?;
+    let parts = parts.buffered(COPIES_AT_ONCE).try_collect::<Vec<Part>>().await?;
     upload.complete(cx, &parts, replaces).await
 }

@@ -5,7 +5,9 @@
 //!    remembers how far the base reaches ([`Extents::base_reach`]): it only shrinks until a commit makes a new base.
 //! 2. *Writes go on during a commit.* Every extent has the generation it was written in; [`Extents::snapshot`] begins the next one. A commit that
 //!    succeeds makes clean what its generation has left in the map, and a cut made meanwhile is remembered by generation, too.
-//! 3. *What is counted is what is held.* A slice keeps its whole buffer alive, so it keeps the buffer's reservation ([`Held`]). Small leftovers of
+//! 3. *Ranges of other objects.* What a program copies within the bucket is noted as a range of the version it came from, and copied there by the
+//!    commit; until then that version has to be there. A version that takes ranges from another unchanged takes them over ([`Extents::carry`]).
+//! 4. *What is counted is what is held.* A slice keeps its whole buffer alive, so it keeps the buffer's reservation ([`Held`]). Small leftovers of
 //!    large buffers are copied out, small neighbours are joined as the digits of a binary counter, so that a byte is copied at most
 //!    [`JOINED`]`.ilog2()` times and tiny writes do not cost a node each.
 //!
@@ -15,6 +17,8 @@
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+
+use crate::data::{cache::Tag, read::Origin};
 
 use crate::support::{Budget, Reservation, Share};
 
@@ -49,7 +53,7 @@ impl Held {
         self.bytes.as_ptr() == other.bytes.as_ptr() && self.bytes.len() == other.bytes.len()
     }
 
-    /// Copies the bytes out of a buffer that is mostly dead (difficulty 3).
+    /// Copies the bytes out of a buffer that is mostly dead (difficulty 4).
     fn compact(&mut self, budget: &Budget) {
         if self.len() * LEFTOVER < self.hold.bytes()
             && let Some(hold) = budget.try_reserve(Share::Dirty, self.len())
@@ -68,8 +72,12 @@ fn index(offset: u64) -> usize {
 enum Place<S> {
     Memory(Held),
     Staged(S),
+    /// In this version of another object, from this offset on.
+    Elsewhere(Arc<Origin>, u64),
     /// Answered by the store as a part of an upload that is still open, and freed here.
     Sent,
+    /// Nowhere: a hole over what was there.
+    Hole,
 }
 
 #[derive(Debug, Clone)]
@@ -90,6 +98,8 @@ pub(crate) enum Where<S> {
     Hole,
     /// In the base, at the piece's own offset.
     Base,
+    /// In this version of another object, from this offset on.
+    Elsewhere(Arc<Origin>, u64),
     /// In an open upload.
     Sent,
 }
@@ -132,6 +142,8 @@ pub(crate) struct Extents<S> {
     staged: u64,
     /// Bytes of `map` in an open upload.
     sent: u64,
+    /// Bytes of `map` that are holes, or in other objects.
+    weightless: u64,
 }
 
 impl<S: Clone + PartialEq> Extents<S> {
@@ -150,6 +162,7 @@ impl<S: Clone + PartialEq> Extents<S> {
             memory: 0,
             staged: 0,
             sent: 0,
+            weightless: 0,
         }
     }
 
@@ -196,22 +209,97 @@ impl<S: Clone + PartialEq> Extents<S> {
         self.clear(at..at + len);
         self.size = self.size.max(at + len);
         self.place(at, Extent { len, generation: self.generation, place: Place::Memory(held) });
-        let start = self.join(at);
-        if let Some(next) = self.map.get(&start).map(|extent| start + extent.len)
-            && self.map.contains_key(&next)
-        {
-            self.join(next);
+        self.join_around(at..at + len);
+    }
+
+    /// Puts what is `from` on in `origin` at `range`, over whatever was there.
+    pub(crate) fn refer(&mut self, range: Range<u64>, origin: &Arc<Origin>, from: u64) {
+        self.put(range, Place::Elsewhere(Arc::clone(origin), from));
+    }
+
+    /// Makes a hole of `range`, over whatever was there.
+    pub(crate) fn hole(&mut self, range: Range<u64>) {
+        self.put(range, Place::Hole);
+    }
+
+    fn put(&mut self, range: Range<u64>, place: Place<S>) {
+        if range.is_empty() {
+            return;
         }
+        self.clear(range.clone());
+        self.size = self.size.max(range.end);
+        self.place(range.start, Extent { len: range.end - range.start, generation: self.generation, place });
+        self.join_around(range);
     }
 
     /// Puts `held` where the base shows through at `at`, and nowhere else.
     pub(crate) fn fill(&mut self, at: u64, held: &Held) {
         for piece in self.pieces(at..at + held.len()) {
             if matches!(piece.place, Where::Base) {
-                let mut slice = held.slice(piece.range.start - at..piece.range.end - at);
-                slice.compact(&self.budget);
-                let extent = Extent { len: slice.len(), generation: self.generation, place: Place::Memory(slice) };
-                self.place(piece.range.start, extent);
+                self.fill_piece(&piece.range, self.generation, held.slice(piece.range.start - at..piece.range.end - at));
+            }
+        }
+    }
+
+    /// Puts `held` where what is at `at` still comes from the version of `tag`, there from `from` on, and nowhere else.
+    pub(crate) fn fill_elsewhere(&mut self, at: u64, held: &Held, tag: Tag, from: u64) {
+        for piece in self.pieces(at..at + held.len()) {
+            if matches!(&piece.place, Where::Elsewhere(origin, begin) if origin.tag == tag && *begin == from + (piece.range.start - at)) {
+                let before = self.map.range(..=piece.range.start).next_back();
+                let generation = before.map_or(self.generation, |(_, extent)| extent.generation);
+                self.clear(piece.range.clone());
+                self.fill_piece(&piece.range, generation, held.slice(piece.range.start - at..piece.range.end - at));
+            }
+        }
+    }
+
+    fn fill_piece(&mut self, range: &Range<u64>, generation: u64, mut slice: Held) {
+        slice.compact(&self.budget);
+        self.place(range.start, Extent { len: slice.len(), generation, place: Place::Memory(slice) });
+    }
+
+    /// Ranges that come from the version of `tag`, and where they begin there.
+    pub(crate) fn elsewhere(&self, tag: Tag) -> Vec<(Range<u64>, u64)> {
+        let of = |(start, extent): (&u64, &Extent<S>)| match &extent.place {
+            Place::Elsewhere(origin, from) if origin.tag == tag => Some((*start..start + extent.len, *from)),
+            _ => None,
+        };
+        self.map.iter().filter_map(of).collect()
+    }
+
+    /// The versions that ranges come from.
+    pub(crate) fn tags(&self) -> Vec<Tag> {
+        let mut tags: Vec<Tag> = Vec::new();
+        for extent in self.map.values() {
+            if let Place::Elsewhere(origin, _) = &extent.place
+                && !tags.contains(&origin.tag)
+            {
+                tags.push(origin.tag);
+            }
+        }
+        tags
+    }
+
+    /// What is taken from the version of `old` in the ranges `clean` of it is taken from `new`, which has the same bytes there.
+    pub(crate) fn carry(&mut self, old: Tag, new: &Arc<Origin>, clean: &[Range<u64>]) {
+        for (range, from) in self.elsewhere(old) {
+            let Some(extent) = self.take(range.start) else { continue };
+            let mut at = range.start;
+            // What lies between clean ranges stays as it is.
+            let inside = clean.iter().map(|clean| {
+                let (begin, end) = (clean.start.max(from), clean.end.min(from + extent.len));
+                (range.start + (begin.max(from) - from)..range.start + (end.max(from) - from), begin)
+            });
+            for (part, begin) in inside.filter(|(part, _)| !part.is_empty()) {
+                if at < part.start {
+                    self.place_part(&extent, range.start, at..part.start);
+                }
+                at = part.end;
+                let place = Place::Elsewhere(Arc::clone(new), begin);
+                self.place(part.start, Extent { len: part.end - part.start, generation: extent.generation, place });
+            }
+            if at < range.end {
+                self.place_part(&extent, range.start, at..range.end);
             }
         }
     }
@@ -243,7 +331,9 @@ impl<S: Clone + PartialEq> Extents<S> {
             let place = match &extent.place {
                 Place::Memory(held) => Where::Memory(held.slice(at - start..stop - start)),
                 Place::Staged(file) => Where::Staged(file.clone()),
+                Place::Elsewhere(origin, from) => Where::Elsewhere(Arc::clone(origin), from + (at - start)),
                 Place::Sent => Where::Sent,
+                Place::Hole => Where::Hole,
             };
             pieces.push(Piece { range: at..stop, place });
             at = stop;
@@ -277,7 +367,7 @@ impl<S: Clone + PartialEq> Extents<S> {
         let start = before.map_or(from, |(start, _)| *start);
         let mut at = from;
         for (&start, extent) in self.map.range(start..) {
-            if start > at || matches!(extent.place, Place::Sent) {
+            if start > at || !matches!(extent.place, Place::Memory(_) | Place::Staged(_)) {
                 break;
             }
             at = start + extent.len;
@@ -299,11 +389,7 @@ impl<S: Clone + PartialEq> Extents<S> {
     pub(crate) fn sent(&mut self, range: Range<u64>, generation: u64) {
         self.clear(range.clone());
         self.place(range.start, Extent { len: range.end - range.start, generation, place: Place::Sent });
-        self.join(range.start);
-        let after = range.end;
-        if matches!(self.map.get(&after), Some(Extent { place: Place::Sent, .. })) {
-            self.join(after);
-        }
+        self.join_around(range);
     }
 
     /// Extents in memory from offset `from` on, about `most` bytes of them, to be written to a staged file.
@@ -367,13 +453,22 @@ impl<S: Clone + PartialEq> Extents<S> {
                 slice.compact(&self.budget);
                 Place::Memory(slice)
             }
+            Place::Elsewhere(origin, from) => Place::Elsewhere(Arc::clone(origin), from + (keep.start - start)),
             other => other.clone(),
         };
         self.place(keep.start, Extent { len: keep.end - keep.start, generation: extent.generation, place });
     }
 
-    /// Joins the extent at `start` with those before it as far as that pays. Returns where the extent begins then.
-    fn join(&mut self, mut start: u64) -> u64 {
+    /// Joins the extent of `range` with its neighbours as far as that pays.
+    fn join_around(&mut self, range: Range<u64>) {
+        self.join(range.start);
+        if self.map.contains_key(&range.end) {
+            self.join(range.end);
+        }
+    }
+
+    /// Joins the extent at `start` with those before it as far as that pays.
+    fn join(&mut self, mut start: u64) {
         while let Some((&before, left)) = self.map.range(..start).next_back()
             && let Some(right) = self.map.get(&start)
             && before + left.len == start
@@ -384,7 +479,6 @@ impl<S: Clone + PartialEq> Extents<S> {
             self.place(before, joined);
             start = before;
         }
-        start
     }
 
     fn joined(&self, left: &Extent<S>, right: &Extent<S>) -> Option<Extent<S>> {
@@ -394,6 +488,12 @@ impl<S: Clone + PartialEq> Extents<S> {
                 return Some(Extent { len, generation: left.generation.max(right.generation), place: Place::Sent });
             }
             (Place::Staged(a), Place::Staged(b)) if left.generation == right.generation && a == b => Place::Staged(a.clone()),
+            (Place::Hole, Place::Hole) if left.generation == right.generation => Place::Hole,
+            (Place::Elsewhere(a, from), Place::Elsewhere(b, goes_on))
+                if left.generation == right.generation && a.tag == b.tag && from + left.len == *goes_on =>
+            {
+                Place::Elsewhere(Arc::clone(a), *from)
+            }
             (Place::Memory(a), Place::Memory(b))
                 if left.generation == right.generation && a.bytes.len().max(b.bytes.len()) <= JOINED && a.len() <= 2 * b.len() =>
             {
@@ -424,6 +524,7 @@ impl<S: Clone + PartialEq> Extents<S> {
             Place::Memory(_) => &mut self.memory,
             Place::Staged(_) => &mut self.staged,
             Place::Sent => &mut self.sent,
+            Place::Elsewhere(..) | Place::Hole => &mut self.weightless,
         }
     }
 }
@@ -434,6 +535,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::store::{ETag, Key, ObjectVersion, memory::MemoryBucket};
     use crate::support::ByteSize;
 
     #[derive(Debug, Clone)]
@@ -444,6 +546,13 @@ mod tests {
         Begin,
         Succeed,
         Fail,
+        /// At an offset, so many bytes of another object from an offset on.
+        Refer(u64, u64, u64),
+        Hole(u64, u64),
+        /// The other object becomes a new version that has these bytes of it.
+        Carry(u64, u64),
+        /// What is taken of it is fetched.
+        Fetch,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -454,7 +563,20 @@ mod tests {
             1 => Just(Step::Begin),
             1 => Just(Step::Succeed),
             1 => Just(Step::Fail),
+            2 => (0..3000u64, 1..900u64, 0..1100u64).prop_map(|(at, len, from)| Step::Refer(at, len, from)),
+            2 => (0..3500u64, 1..500u64).prop_map(|(at, len)| Step::Hole(at, len)),
+            1 => (0..2000u64, 1..1500u64).prop_map(|(from, len)| Step::Carry(from, len)),
+            1 => Just(Step::Fetch),
         ]
+    }
+
+    const OTHER: usize = 2000;
+
+    /// An object, and a version of it for which nobody is ever asked.
+    fn version(number: usize) -> Arc<Origin> {
+        let clock = Arc::new(crate::support::SystemClock);
+        let version = ObjectVersion { key: Key::new("other"), etag: ETag::new(&number.to_string()), size: OTHER as u64, version_id: None };
+        Origin::new(MemoryBucket::new(clock), version)
     }
 
     /// The map, what programs see, and stand-ins for base, staging and store.
@@ -466,6 +588,8 @@ mod tests {
         staged: Vec<u8>,
         commit: Option<(Snapshot<u8>, Vec<u8>)>,
         next: u8,
+        /// The versions of the other object, the newest last.
+        others: Vec<(Arc<Origin>, Vec<u8>)>,
     }
 
     impl Model {
@@ -473,7 +597,8 @@ mod tests {
             let budget = Budget::new(ByteSize::mib(64));
             let base: Vec<u8> = (0..base).map(|at| 100 + (at % 100) as u8).collect();
             let extents = Extents::new(Some(base.len() as u64), budget.clone());
-            Self { extents, budget, seen: base.clone(), base, staged: vec![0; 8000], commit: None, next: 0 }
+            let others = vec![(version(0), (0..OTHER).map(|at| 200 + (at % 50) as u8).collect())];
+            Self { extents, budget, seen: base.clone(), base, staged: vec![0; 8000], commit: None, next: 0, others }
         }
 
         fn held(&self, bytes: Vec<u8>) -> Held {
@@ -490,6 +615,10 @@ mod tests {
                     Where::Staged(_) => all.extend_from_slice(&self.staged[range]),
                     Where::Hole => all.resize(all.len() + range.len(), 0),
                     Where::Base => all.extend_from_slice(&self.base[range]),
+                    Where::Elsewhere(origin, from) => {
+                        let (_, bytes) = self.others.iter().find(|(other, _)| other.tag == origin.tag).unwrap();
+                        all.extend_from_slice(&bytes[*from as usize..][..range.len()]);
+                    }
                     Where::Sent => panic!("nothing was sent"),
                 }
             }
@@ -530,6 +659,41 @@ mod tests {
                     }
                 }
                 Step::Fail => self.commit = None,
+                Step::Refer(at, len, from) => {
+                    let (origin, bytes) = self.others.last().unwrap();
+                    self.seen.resize(self.seen.len().max((at + len) as usize), 0);
+                    self.seen[at as usize..][..len as usize].copy_from_slice(&bytes[from as usize..][..len as usize]);
+                    self.extents.refer(at..at + len, origin, from);
+                }
+                Step::Hole(at, len) => {
+                    self.seen.resize(self.seen.len().max((at + len) as usize), 0);
+                    self.seen[at as usize..][..len as usize].fill(0);
+                    self.extents.hole(at..at + len);
+                }
+                Step::Carry(from, len) => {
+                    let clean = from..(from + len).min(OTHER as u64);
+                    let new = version(self.others.len());
+                    let (old, bytes) = self.others.last().unwrap();
+                    let mut next = vec![255; OTHER];
+                    next[clean.start as usize..clean.end as usize].copy_from_slice(&bytes[clean.start as usize..clean.end as usize]);
+                    self.extents.carry(old.tag, &new, std::slice::from_ref(&clean));
+                    self.others.push((new, next));
+                }
+                Step::Fetch => {
+                    for (origin, bytes) in self.others.clone() {
+                        for (range, from) in self.extents.elsewhere(origin.tag) {
+                            let bytes = bytes[from as usize..][..(range.end - range.start) as usize].to_vec();
+                            // In two pieces, the second with a start that is not its own.
+                            let held = self.held(bytes);
+                            let half = held.len() / 2;
+                            self.extents.fill_elsewhere(range.start + half, &held.slice(half..held.len()), origin.tag, from + half);
+                            self.extents.fill_elsewhere(range.start, &held, origin.tag, from + 1);
+                            self.extents.fill_elsewhere(range.start, &held, origin.tag, from);
+                        }
+                        assert!(self.extents.elsewhere(origin.tag).is_empty());
+                    }
+                    assert!(self.extents.tags().is_empty());
+                }
             }
         }
 

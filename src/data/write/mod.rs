@@ -1,7 +1,8 @@
 //! The write path: what a file has that its base has not, how that leaves, and what happens when memory is short.
 //!
 //! [`Content`] is one file's bytes, [`Room`] what all files of a mount share. Extents take what is written; `stream` sends full parts of a file
-//! while it is still being written, as many at once as `pace` finds best; `commit` makes the rest the object by `plan` and `upload`; `pressure` spills to `staging`.
+//! while it is still being written, as many at once as `pace` finds best; `commit` makes the rest the object by `plan` and `upload`; `pressure` spills to `staging`;
+//! `lent` knows what files refer to of other objects, `zeros` keeps what long holes are copied from.
 //!
 //! Two async locks per file: its gate (in `file.rs`) and [`Content::commits`]. Everything else is in [`State`] under a short lock. What is dropped
 //! under it (the last extent of a staged file, an upload given up) takes the short locks of staging, of the buffer pool and of the task group, which take none.
@@ -10,12 +11,14 @@
 
 mod commit;
 mod extents;
+mod lent;
 mod pace;
 mod plan;
 mod pressure;
 mod staging;
 mod stream;
 mod upload;
+mod zeros;
 
 use std::{
     collections::HashMap,
@@ -43,14 +46,17 @@ use crate::support::{Budget, Clock, Counter, Ctx, Metrics, Share, TaskGroup};
 
 use commit::Unsettled;
 use extents::Extents;
+use lent::Lent;
 use pace::Pace;
 use plan::Limits;
 use pressure::Relief;
 use staging::Staging;
 use stream::Stream;
+use zeros::Zeros;
 
 pub(crate) use commit::copy_object;
 pub(crate) use extents::{Held, Piece, Where};
+pub use lent::Referred;
 pub(crate) use staging::StagedFile;
 
 /// What holes are shown as.
@@ -74,6 +80,9 @@ pub(crate) struct Room {
     /// All files alive, by number.
     files: Mutex<HashMap<u64, Weak<Content>>>,
     next_file: AtomicU64,
+    lent: Lent,
+    /// Objects of zeros, the largest last. Held while one is made.
+    zeros: tokio::sync::Mutex<Vec<Zeros>>,
     commits: Arc<Counter>,
     spilled: Arc<Counter>,
 }
@@ -109,6 +118,8 @@ pub(crate) struct State {
     begun: u64,
     /// The last commit that ended, if it failed, and its number.
     failure: Option<(u64, Error)>,
+    /// Versions of other objects that `Lent` knows it to refer to.
+    refers: Vec<Tag>,
     /// A last request whose outcome is not known.
     unsettled: Option<Unsettled>,
     /// Tokens of writes that failed and may be there all the same: not somebody else's.
@@ -142,6 +153,8 @@ impl Room {
             spilling: AtomicBool::new(false),
             files: Mutex::default(),
             next_file: AtomicU64::new(0),
+            lent: Lent::default(),
+            zeros: tokio::sync::Mutex::default(),
             commits: metrics.counter("commits"),
             spilled: metrics.counter("spilled_bytes"),
         })
@@ -160,6 +173,7 @@ impl Room {
             running: None,
             begun: 0,
             failure: None,
+            refers: Vec::new(),
             unsettled: None,
             ours: Vec::new(),
             untold: None,
@@ -210,8 +224,9 @@ impl Room {
 
     /// See [`crate::data::Data::carry`].
     pub(crate) fn carry(&self, bucket: &Arc<dyn Bucket>, old: &ObjectVersion, new: &ObjectVersion, clean: &[Range<u64>]) {
-        let tag = |version| Tag::new(bucket.name(), version);
-        self.blocks.memory.carry(tag(old), tag(new), new.size, clean);
+        let (old, new) = (Tag::new(bucket.name(), old), Origin::new(Arc::clone(bucket), new.clone()));
+        self.blocks.memory.carry(old, new.tag, new.version.size, clean);
+        self.carry_lent(old, &new, clean);
     }
 
     fn all(&self) -> Vec<Arc<Content>> {
@@ -253,5 +268,6 @@ impl State {
 impl Drop for Content {
     fn drop(&mut self) {
         self.room.files.lock().remove(&self.number);
+        self.room.lent.given_back(&self.state.get_mut().refers, self.number);
     }
 }

@@ -161,7 +161,7 @@ impl Room {
     }
 
     /// Spills the heaviest files until `low` is left in memory or nothing more can be spilled; returns how many bytes it was.
-    async fn spill_down_to(&self, low: u64) -> Result<u64> {
+    pub(super) async fn spill_down_to(&self, low: u64) -> Result<u64> {
         let mut all = 0;
         loop {
             let weigh = |content: Arc<Content>| {

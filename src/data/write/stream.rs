@@ -23,7 +23,7 @@ use super::{
     Content, State, Where,
     commit::{self, Attempt, Unsettled},
     pace::Lane,
-    plan::{How, Limits, Planned},
+    plan::{BASE, How, Limits, Planned},
     upload::{Assembly, OpenUpload},
 };
 use crate::data::{Committed, Error, Result, Target};
@@ -253,7 +253,7 @@ impl Content {
                 _ if stream.upload_number != upload_number => None,
                 Ok(upload) => {
                     for range in halves(0..stream.cut, largest) {
-                        stream.parts.push(Going { planned: Planned { range, how: How::Copy }, answered: None });
+                        stream.parts.push(Going { planned: Planned { how: How::Copy(BASE, range.start), range }, answered: None });
                     }
                     stream.in_flight += stream.parts.len();
                     stream.phase = Phase::Open(Arc::clone(&upload));
@@ -354,8 +354,7 @@ impl Content {
             (upload, attempt)
         };
         let generation = attempt.snapshot.generation;
-        self.send_tail(cx, &upload, generation);
-        if let Err(late) = self.wait_until(cx, Stream::is_still).await {
+        if let Err(late) = self.send_tail(cx, &upload, generation).await {
             self.state.lock().stream.failed = Some(Error::Streaming);
             return Err(late);
         }
@@ -363,7 +362,7 @@ impl Content {
             self.take_back();
             return Err(self.lost(&upload, error));
         }
-        let completed = match self.check_unchanged(cx, target).await {
+        let completed = match self.check_unchanged(cx, target, &attempt.snapshot.pieces).await {
             Ok(()) => upload.complete(cx, &self.answers(), &target.replaces).await,
             Err(error) => Err(error.into()),
         };
@@ -403,24 +402,33 @@ impl Content {
         }
     }
 
-    /// Sends the first parts of a commit's tail beside those that are on their way: waiting for these would cost a close(2) one more round trip.
-    fn send_tail(self: &Arc<Self>, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) {
+    /// Sends the tail of a commit at the stream's pace and waits until nothing is on its way. The first parts of it go beside those before them:
+    /// waiting for these would cost a close(2) one more round trip. Ends early if a part fails.
+    async fn send_tail(self: &Arc<Self>, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) -> Result<()> {
         let mut next = self.state.lock().stream.tail.unwrap_or(usize::MAX);
         loop {
-            let (place, lane) = {
+            let (left, busy, sending) = {
                 let mut state = self.state.lock();
                 let stream = &mut state.stream;
-                let Some(lane) = (next < stream.parts.len()).then(|| self.room.pace.lane(stream.in_flight)).flatten() else { return };
-                stream.in_flight += 1;
-                (Place { upload_number: stream.upload_number, index: next, generation }, lane)
+                let left = next < stream.parts.len() && stream.failed.is_none();
+                let lane = if left { self.room.pace.lane(stream.in_flight) } else { None };
+                let busy = stream.in_flight;
+                stream.in_flight += usize::from(lane.is_some());
+                (left, busy, lane.map(|lane| (Place { upload_number: stream.upload_number, index: next, generation }, lane)))
             };
-            next += 1;
-            let upload = Arc::clone(upload);
-            self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place, Some(lane)).await });
+            match sending {
+                Some((place, lane)) => {
+                    let upload = Arc::clone(upload);
+                    self.go(cx, move |content, cx| async move { content.send_part(&cx, upload, place, Some(lane)).await });
+                    next += 1;
+                }
+                None if left => self.wait_until(cx, |stream| stream.in_flight < busy).await?,
+                None => return self.wait_until(cx, Stream::is_still).await,
+            }
         }
     }
 
-    /// Sends every part that has no answer yet.
+    /// Sends every part that has no answer yet: those that failed, and what was behind them.
     async fn send_rest(&self, cx: &Ctx, upload: &Arc<OpenUpload>, generation: u64) -> Result<()> {
         let missing: Vec<Place> = {
             let state = self.state.lock();

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use super::{
     Held, Piece, Room, StagedFile, Where,
-    plan::{How, Planned},
+    plan::{BASE, How, Planned},
 };
 use crate::data::{
     Error, Result,
@@ -69,12 +69,13 @@ pub(super) type Attempted = std::result::Result<Stored, Refused>;
 #[derive(Debug)]
 pub(super) struct Assembly {
     segments: Vec<Segment>,
-    /// Which segments are ranges of the base.
-    of_base: Vec<(usize, Range<u64>)>,
+    /// Which segments are ranges of the base, or of other objects.
+    remote: Vec<(usize, Arc<Remote>, Range<u64>)>,
     /// Held until the payload is sent.
     #[expect(dead_code, reason = "what matters is when it is dropped")]
     held: Vec<Held>,
-    base: Option<Arc<BaseSource>>,
+    /// Why a range of an object could not be read, which the store cannot pass on.
+    failed: Arc<Mutex<Option<Error>>>,
     /// Bytes that are neither in memory nor zeros.
     elsewhere: u64,
 }
@@ -85,24 +86,36 @@ struct Ready {
     _hold: Reservation,
 }
 
-/// Reads the base as it is sent, through the cache. Keeps what went wrong, which the store cannot pass on.
-struct BaseSource {
+/// Reads the base, or another object, as it is sent, through the cache.
+struct Remote {
     blocks: Arc<Blocks>,
     cx: Ctx,
     origin: Arc<Origin>,
-    failed: Mutex<Option<Error>>,
+    is_base: bool,
+    failed: Arc<Mutex<Option<Error>>>,
 }
 
-impl fmt::Debug for BaseSource {
+impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BaseSource").field("version", &self.origin.version).finish_non_exhaustive()
+        f.debug_struct("Remote").field("version", &self.origin.version).finish_non_exhaustive()
     }
 }
 
+impl Remote {
+    async fn slices(&self, range: Range<u64>) -> Result<Vec<Bytes>> {
+        self.blocks.read(&self.cx, &self.origin, range).await.map_err(|error| gone(error, self.is_base))
+    }
+}
+
+/// That a version is gone means another thing for the base than for an object that is copied from.
+fn gone(error: Error, is_base: bool) -> Error {
+    if matches!(error, Error::Stale) && !is_base { Error::SourceGone } else { error }
+}
+
 #[async_trait]
-impl Source for BaseSource {
+impl Source for Remote {
     async fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
-        match self.blocks.read(&self.cx, &self.origin, range).await {
+        match self.slices(range).await {
             Ok(slices) => Ok(joined(slices)),
             Err(error) => {
                 let told = io::Error::other(error.to_string());
@@ -134,11 +147,19 @@ impl Assembly {
         pieces: &[Piece<Arc<StagedFile>>],
         range: &Range<u64>,
     ) -> Result<Self> {
-        let base = origin.map(|origin| {
-            let (blocks, origin) = (Arc::clone(&room.blocks), Arc::clone(origin));
-            Arc::new(BaseSource { blocks, cx: cx.clone(), origin, failed: Mutex::new(None) })
-        });
-        let (mut segments, mut held_all, mut of_base, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let failed = Arc::default();
+        let object = |origin: &Arc<Origin>, is_base| {
+            let (blocks, origin, failed) = (Arc::clone(&room.blocks), Arc::clone(origin), Arc::clone(&failed));
+            Arc::new(Remote { blocks, cx: cx.clone(), origin, is_base, failed })
+        };
+        let base = origin.map(|origin| object(origin, true));
+        let (mut segments, mut held_all, mut remote, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let mut of_object = |segments: &[Segment], object: Arc<Remote>, part: Range<u64>| {
+            elsewhere += part.end - part.start;
+            remote.push((segments.len(), Arc::clone(&object), part.clone()));
+            Segment::Source(object, part)
+        };
+        let mut staged = 0;
         let first = pieces.partition_point(|piece| piece.range.end <= range.start);
         for piece in pieces[first..].iter().take_while(|piece| piece.range.start < range.end) {
             let part = piece.range.start.max(range.start)..piece.range.end.min(range.end);
@@ -150,30 +171,30 @@ impl Assembly {
                     Segment::Bytes(held.bytes.slice(at(part.start)..at(part.end)))
                 }
                 (Where::Staged(file), _) => {
-                    elsewhere += len;
+                    staged += len;
                     Segment::Source(Arc::clone(file) as Arc<dyn Source>, part)
                 }
-                (Where::Base, Some(base)) => {
-                    elsewhere += len;
-                    of_base.push((segments.len(), part.clone()));
-                    Segment::Source(Arc::clone(base) as Arc<dyn Source>, part)
+                (Where::Base, Some(base)) => of_object(&segments, Arc::clone(base), part),
+                (Where::Elsewhere(origin, from), _) => {
+                    let from = from + (part.start - piece.range.start);
+                    of_object(&segments, object(origin, false), from..from + len)
                 }
                 (Where::Hole, _) => Segment::Zeros(len),
                 (Where::Sent, _) | (Where::Base, None) => return Err(Error::Streaming),
             });
         }
-        Ok(Self { segments, of_base, held: held_all, base, elsewhere })
+        Ok(Self { segments, remote, held: held_all, failed, elsewhere: elsewhere + staged })
     }
 
     /// Has what the request must not wait for.
     async fn ready(&mut self, room: &Room, cx: &Ctx) -> Result<Ready> {
-        let of_base = self.of_base.iter().map(|(_, range)| range.end - range.start).sum();
-        let fits = of_base <= room.budget.share(Share::Commit) / 2;
-        let read = if fits { of_base } else { 0 };
+        let of_objects = self.remote.iter().map(|(_, _, range)| range.end - range.start).sum();
+        let fits = of_objects <= room.budget.share(Share::Commit) / 2;
+        let read = if fits { of_objects } else { 0 };
         let hold = room.budget.reserve(cx, Share::Commit, read + (self.elsewhere - read).min(IN_PASSING)).await?;
-        if let Some(base) = self.base.as_ref().filter(|_| fits) {
-            for (index, range) in self.of_base.drain(..) {
-                let slices = base.blocks.read(cx, &base.origin, range).await?;
+        if fits {
+            for (index, object, range) in self.remote.drain(..) {
+                let slices = object.slices(range).await?;
                 cx.progressed();
                 // A copy: slices would keep whole blocks that the cache no longer counts.
                 if let Some(segment) = self.segments.get_mut(index) {
@@ -219,10 +240,10 @@ impl Assembly {
         Ok(part)
     }
 
-    /// Why sending failed, if the base was the reason.
+    /// Why sending failed, if an object was the reason that it was to read.
     fn reason(&self, error: store::Error) -> Error {
-        let of_base = self.base.as_ref().filter(|_| error.kind() == Kind::Source).and_then(|base| base.failed.lock().take());
-        of_base.unwrap_or_else(|| error.into())
+        let of_object = if error.kind() == Kind::Source { self.failed.lock().take() } else { None };
+        of_object.unwrap_or_else(|| error.into())
     }
 }
 
@@ -251,7 +272,7 @@ impl OpenUpload {
         Ok(open)
     }
 
-    /// Makes the part `planned` of that number.
+    /// Makes the part `planned` of that number; where it is a copy, from `origin`.
     pub(super) async fn make(
         &self,
         cx: &Ctx,
@@ -261,11 +282,10 @@ impl OpenUpload {
         assembly: Result<Assembly>,
     ) -> Result<Part> {
         let part = match (planned.how, origin) {
-            (How::Copy, Some(origin)) => {
-                // A base that is gone was replaced, as far as the file is concerned.
-                let gone = |error: store::Error| if error.kind() == Kind::NotFound { Error::Stale } else { error.into() };
-                let copied = self.bucket.copy_part(cx, &self.upload, number, &origin.version, planned.range.clone()).await;
-                let part = copied.map_err(gone)?;
+            (How::Copy(source, from), Some(origin)) => {
+                let range = from..from + (planned.range.end - planned.range.start);
+                let copied = self.bucket.copy_part(cx, &self.upload, number, &origin.version, range).await;
+                let part = copied.map_err(|error| copy_failed(error, source == BASE))?;
                 cx.progressed();
                 part
             }
@@ -308,6 +328,12 @@ impl Drop for OpenUpload {
     }
 }
 
+/// Why a copy on the server failed: a source that is gone was replaced, as far as the file is concerned.
+pub(super) fn copy_failed(error: store::Error, is_base: bool) -> Error {
+    let error = if error.kind() == Kind::NotFound { Error::Stale } else { error.into() };
+    gone(error, is_base)
+}
+
 /// Compares what the store says of the whole with what it said of the parts: by checksum where it told all of them, by size anyway.
 fn check_whole(stored: &Stored, parts: &[Part]) -> Result<()> {
     check_size(stored, parts.iter().map(|part| part.size).sum())?;
@@ -318,7 +344,7 @@ fn check_whole(stored: &Stored, parts: &[Part]) -> Result<()> {
     }
 }
 
-fn check_size(stored: &Stored, size: u64) -> Result<()> {
+pub(super) fn check_size(stored: &Stored, size: u64) -> Result<()> {
     if stored.version.size == size { Ok(()) } else { Err(corrupt("the object has another size than was sent", stored)) }
 }
 

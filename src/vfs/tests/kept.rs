@@ -57,7 +57,6 @@ async fn a_mount_that_stops_tries_once_more_and_nobody_sleeps_on() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_file_is_saved_where_its_directory_is_now() {
     let s = Setting::new();
-    s.mkdir("d").await.unwrap();
     s.foreign("d/f", "base");
     let fh = s.open("d/f", BOTH).await.unwrap();
     s.foreign("d/f", "theirs");
@@ -72,8 +71,7 @@ async fn a_lost_file_is_saved_where_its_directory_is_now() {
     assert!(matches!(s.vfs.send(&s.cx(), unsent[0].ino, None).await, Err(Error::Stale)));
     s.vfs.send(&s.cx(), unsent[0].ino, Some(OnConflict::KeepBoth)).await.unwrap();
     let keys = s.keys();
-    assert_eq!(keys.len(), 3, "{keys:?}");
-    let beside = keys.iter().find(|key| key.starts_with("e/f.conflict-host-1-")).unwrap();
+    let beside = keys.iter().find(|key| key.starts_with("e/f.conflict-host-1-")).unwrap_or_else(|| panic!("{keys:?}"));
     assert_eq!((s.peek(beside).as_deref(), s.peek("e/f").as_deref()), (Some("OURS"), Some("theirs")));
     assert!(s.vfs.unsent().is_empty() && s.vfs.names.lock().open.is_empty());
     assert_eq!(s.load(beside).await.unwrap(), "OURS");
