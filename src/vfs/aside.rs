@@ -16,7 +16,7 @@ use crate::store::{Key, Kind, Meta, ObjectVersion, Replaces, Versioning};
 
 use crate::support::Ctx;
 
-use crate::vfs::{Ino, Result, Vfs, handles::OpenFile, keymap::RESERVED};
+use crate::vfs::{Ino, Result, Vfs, handles::OpenFile, keymap::RESERVED, pending::settled};
 
 /// Up to this size an open file's rest is fetched rather than copied on the server.
 const LARGEST_FETCHED: u64 = 64 << 20;
@@ -113,7 +113,7 @@ impl Vfs {
     /// Lets go of what only an open file needed, and of helpers that nobody refers to any more.
     pub(super) fn end(self: &Arc<Self>, ended: Option<OpenFile>) {
         let (helper, noted) = ended.map_or((None, Vec::new()), |OpenFile { helper, noted, .. }| (helper, noted));
-        noted.into_iter().for_each(Entry::settled);
+        settled(noted);
         let helpers: Vec<Helper> = std::mem::take(&mut self.names.lock().helpers).into_iter().chain(helper).collect();
         if helpers.is_empty() {
             return;
