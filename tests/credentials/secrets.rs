@@ -29,7 +29,9 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         match entry.file_type().unwrap() {
             kind if kind.is_dir() => found.extend(files_below(&entry.path())),
-            _ => found.push(entry.path()),
+            kind if kind.is_file() => found.push(entry.path()),
+            // A socket holds nothing.
+            _ => {}
         }
     }
     found
