@@ -118,10 +118,10 @@ impl Vfs {
     fn take_version(&self, names: &mut Names, ino: Ino, head: Option<Head>) -> Result<Option<Arc<Meta>>> {
         let Some(head) = head else { return Ok(None) };
         let node = names.tree.node(ino).ok_or(Error::Stale)?;
-        let ours = !node.is_named() || node.local != Local::Clean || names.claims.holds(ino);
+        let ours = !node.is_named() || node.local != Local::Clean || names.claims.holds(ino) || names.is_changed(ino);
         let same = node.facts.origin.as_ref().is_some_and(|origin| origin.same_bytes(&head.version));
         let facts = self.facts(&head);
-        if !ours && !names.pending.owes(ino) {
+        if !ours {
             if !self.is_same_file(names, ino, &facts) {
                 names.tree.detach(ino, Nameless::Lost);
                 return Err(Error::Stale);

@@ -550,3 +550,30 @@ async fn a_directory_gets_its_times_by_one_copy_and_an_implicit_one_a_marker_at_
     let other = Setting::over(Arc::clone(&s.bucket), |_| {});
     assert_eq!((other.find("d").await.unwrap().attr.mtime, other.find("i").await.unwrap().attr.mtime), (moment(), moment()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_writers_who_open_at_once_both_know_of_attributes_that_are_owed() {
+    let s = Noted::new().await;
+    s.save("a", "x").await.unwrap();
+    s.set("a", mode(0o711)).await.unwrap();
+    let ino = s.ino("a").await;
+    let held = s.bucket.hold(Operation::Head);
+    let open = || {
+        let (vfs, cx) = (Arc::clone(&s.vfs), s.cx());
+        async move { vfs.open(&cx, ino, WRITE).await.unwrap().fh }
+    };
+    // The first who is answered makes them part of his commit; the second has asked before, and COS told him the old ones.
+    let release = async {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+    };
+    let (one, other, ()) = tokio::join!(open(), open(), release);
+    s.write(one, 0, "y").await.unwrap();
+    s.close(one).await.unwrap();
+    s.close(other).await.unwrap();
+    s.idle().await;
+    assert_eq!(s.find("a").await.unwrap().attr.mode & 0o7777, 0o711);
+    assert_eq!(s.header("a", "mode"), Some((0o100_711).to_string()));
+}
