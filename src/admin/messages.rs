@@ -104,10 +104,27 @@ pub struct Stats {
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// Removals that were answered and are on their way.
+    pub removals: usize,
+    /// Objects whose changed attributes are on their way.
+    pub attributes: usize,
+    /// Removals and attributes that were answered and that COS then refused, the latest last.
+    pub refused: Vec<Refused>,
     /// What memory is used for.
     pub memory: Memory,
     /// Counters by name: requests by operation and ending (`store_put_object_ok`), bytes both ways.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// A change that was answered and that COS then refused for good; the name or the old attributes are there again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The object's key.
+    pub key: String,
+    /// What was to be done: `delete` or `attributes`.
+    pub what: String,
+    /// What COS said.
+    pub text: String,
 }
 
 /// What the memory of a mount is used for, in bytes.

@@ -19,7 +19,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{File, Memory, OnConflict, Progress, Reason, Reply, Request, Stats};
+use super::{File, Memory, OnConflict, Progress, Reason, Refused, Reply, Request, Stats};
 
 use crate::support::{Budget, Clock, Ctx, Metrics, Share, TaskGroup, Urgency};
 
@@ -186,7 +186,10 @@ impl Answer<'_> {
         }
         let counters = self.inside.metrics.snapshot().into_iter().filter(|(_, value)| *value > 0);
         let counters = counters.map(|(name, value)| (name.to_owned(), value)).collect();
-        self.say(&Reply::Stats(Stats { files, bytes, memory: self.inside.memory(), counters })).await
+        let vfs::PendingCounts { deletes: removals, attributes, .. } = self.inside.vfs.pending();
+        let refused = self.inside.vfs.refused().into_iter();
+        let refused = refused.map(|refused| Refused { key: refused.key, what: refused.what.to_owned(), text: refused.why }).collect();
+        self.say(&Reply::Stats(Stats { files, bytes, removals, attributes, refused, memory: self.inside.memory(), counters })).await
     }
 
     /// Sends what is below a path. Who asked may go: what has begun goes on without them.

@@ -70,6 +70,33 @@ fn write_and_close(path: &Path, body: &[u8]) -> Result<(), Errno> {
 }
 
 #[test]
+fn what_follows_its_reply_is_told_until_cos_has_it_and_when_cos_refuses_it() {
+    let mount = Mounted::new();
+    for name in ["gone", "stays"] {
+        fs::write(mount.path().join(name), "x").unwrap();
+    }
+    let hold = mount.fault([Rule::on(Op::DeleteObject, Action::Hold { answer: false })]);
+    fs::remove_file(mount.path().join("gone")).unwrap();
+    let told = stats(&mount);
+    assert_eq!((&told["unsent"]["files"], &told["unsent"]["removals"]), (&Value::from(0), &Value::from(1)), "{told}");
+    let text = said(&cosmount(&["stats"], &mount.path()));
+    assert!(text.contains("on their way: 1 removals"), "{text}");
+    drop(hold);
+    mount.settle("");
+    let text = said(&cosmount(&["stats"], &mount.path()));
+    assert!(text.starts_with("everything is in COS"), "{text}");
+
+    let denied = mount.fault([Rule::on(Op::DeleteObject, Action::status(403, "AccessDenied"))]);
+    fs::remove_file(mount.path().join("stays")).unwrap();
+    assert!(wait(Duration::from_secs(10), || stats(&mount)["refused"].as_array().is_some_and(|refused| refused.len() == 1)));
+    drop(denied);
+    let refused = &stats(&mount)["refused"][0];
+    assert_eq!((refused["key"].as_str(), refused["what"].as_str()), (Some("stays"), Some("delete")), "{refused}");
+    assert!(refused["text"].as_str().unwrap().contains("AccessDenied"), "{refused}");
+    assert!(mount.path().join("stays").exists(), "the name is there again");
+}
+
+#[test]
 fn what_close_refused_is_kept_listed_and_saved_by_sync() {
     let mount = Mounted::new();
     fs::create_dir(mount.path().join("d")).unwrap();

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use serde_json::json;
 
-use crate::admin::{File, Reply, Request, Stats};
+use crate::admin::{File, Refused, Reply, Request, Stats};
 use crate::cli::args;
 use crate::cli::commands::{ask, resolve};
 use crate::cli::{Failure, SYSTEM, USAGE};
@@ -34,18 +34,28 @@ pub(in crate::cli) fn run(typed: &args::Stats) -> Result<(), Failure> {
 }
 
 fn as_json(mount_point: &Path, files: &[File], stats: &Stats) -> String {
-    let Stats { files: count, bytes, memory, counters } = stats;
-    let unsent = json!({ "files": count, "bytes": bytes, "list": files });
-    format!("{:#}\n", json!({ "mount_point": mount_point, "unsent": unsent, "memory": memory, "counters": counters }))
+    let Stats { files: count, bytes, removals, attributes, refused, memory, counters } = stats;
+    let unsent = json!({ "files": count, "bytes": bytes, "list": files, "removals": removals, "attributes": attributes });
+    let all = json!({ "mount_point": mount_point, "unsent": unsent, "refused": refused, "memory": memory, "counters": counters });
+    format!("{all:#}\n")
 }
 
 fn told(files: &[File], stats: &Stats) -> String {
-    let mut text = match stats.files {
-        0 => "everything is in COS\n".to_owned(),
-        count => format!("not in COS: {count} files, {} bytes\n", stats.bytes),
+    let mut text = match (stats.files, stats.removals, stats.attributes) {
+        (0, 0, 0) => "everything is in COS\n".to_owned(),
+        (count, 0, 0) => format!("not in COS: {count} files, {} bytes\n", stats.bytes),
+        (count, removals, attributes) => {
+            format!(
+                "not in COS: {count} files, {} bytes; on their way: {removals} removals, attributes of {attributes} objects\n",
+                stats.bytes
+            )
+        }
     };
     for file in files {
         text += &line(file);
+    }
+    for Refused { key, what, text: why } in &stats.refused {
+        text += &format!("refused after it was answered: {what} of {}: {}\n", key.escape_debug(), why.escape_debug());
     }
     let memory = &stats.memory;
     let mib = |bytes: u64| format!("{:.1}M", bytes as f64 / f64::from(1 << 20));
