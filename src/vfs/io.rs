@@ -87,7 +87,10 @@ impl Vfs {
     pub async fn fsync(self: &Arc<Self>, cx: &Ctx, fh: Fh) -> Result<()> {
         let handle = self.handles.file(fh)?;
         self.commit(cx, handle.ino).await?;
-        self.send_owed(cx, handle.ino).await
+        let sent = self.send_owed(cx, handle.ino).await;
+        // What is told now is not told again.
+        let refused = self.tell_refusal(handle.ino);
+        sent.and(refused)
     }
 
     /// The last duplicate of the handle is gone. Never fails; what is still dirty when the last writer has gone is committed behind it.
@@ -213,9 +216,11 @@ impl Vfs {
         for ino in new {
             self.commit(cx, ino).await?;
         }
-        self.send_owed(cx, directory).await?;
+        let sent = self.send_owed(cx, directory).await;
         let prefix = self.names.lock().directory_key(&self.keys, directory)?;
-        self.wait_for_deletes(cx, &prefix).await
+        self.wait_for_deletes(cx, &prefix).await?;
+        let refused = self.tell_refusal(directory);
+        sent.and(refused)
     }
 }
 

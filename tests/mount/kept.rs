@@ -94,6 +94,9 @@ fn what_follows_its_reply_is_told_until_cos_has_it_and_when_cos_refuses_it() {
     assert_eq!((refused["key"].as_str(), refused["what"].as_str()), (Some("stays"), Some("delete")), "{refused}");
     assert!(refused["text"].as_str().unwrap().contains("AccessDenied"), "{refused}");
     assert!(mount.path().join("stays").exists(), "the name is there again");
+    let directory = File::open(mount.path()).unwrap();
+    assert_eq!(directory.sync_all().unwrap_err().raw_os_error(), Some(Errno::EACCES as i32), "the next fsync says so, once");
+    directory.sync_all().unwrap();
 }
 
 #[test]

@@ -346,7 +346,7 @@ impl Vfs {
                 let key = self.key_of(ino).unwrap_or_default();
                 tracing::error!(%key, "attributes were set here, and COS refuses them; the old ones are there again: {error}");
                 self.names.lock().pending.attributes_denied |= matches!(error, Error::Denied(_));
-                self.note_refused(&key, "attributes", error);
+                self.note_refused(ino, &key, "attributes", error);
                 self.take_back(ino);
             }
         }

@@ -303,7 +303,7 @@ impl Vfs {
         }
         for (key, parent, name, error) in back {
             tracing::error!(%key, "removed here, and COS refuses to delete it; the name is there again: {error}");
-            self.note_refused(key.as_str(), "delete", &error);
+            self.note_refused(parent, key.as_str(), "delete", &error.into());
             self.notify.entry(parent, name.as_os_str());
         }
         self.released.notify_waiters();

@@ -8,7 +8,7 @@
 //!
 //! What COS refuses for good (403, retention) is said once and counted, and the program's view goes back to what COS has: the name is there again, the old attributes
 //! are. From then on the next of its kind is sent before its reply, until one succeeds: so a mount without the right answers EACCES from the
-//! second on. What fails for want of a network or a service is tried again until it is done.
+//! second on. The next fsync of the file, or of the directory, is told, too. What fails for want of a network or a service is tried again until it is done.
 
 mod attributes;
 mod deletes;
@@ -25,7 +25,7 @@ use crate::store::{Kind, ObjectVersion};
 
 use crate::support::Ctx;
 
-use crate::vfs::{Ino, Result, Vfs};
+use crate::vfs::{Error, Ino, Result, Vfs};
 
 pub(super) use attributes::Carries;
 use attributes::Owed;
@@ -50,6 +50,8 @@ pub(super) struct Pending {
     /// COS has refused the last attributes: they are sent before the reply until it takes some.
     attributes_denied: bool,
     refused: VecDeque<Refused>,
+    /// Refusals that the next fsync tells: of attributes by inode, of deletes by directory.
+    untold: HashMap<Ino, Error>,
     /// Refusals ever.
     refusals: u64,
 }
@@ -86,7 +88,10 @@ impl Pending {
         PendingCounts { deletes: self.deletes.len(), attributes: self.owed.len(), refused: self.refusals }
     }
 
-    fn refuse(&mut self, refused: Refused) {
+    fn refuse(&mut self, at: Ino, refused: Refused, error: Error) {
+        if self.untold.len() < REMEMBERED {
+            self.untold.entry(at).or_insert(error);
+        }
         self.refusals += 1;
         if self.refused.len() == REMEMBERED {
             self.refused.pop_front();
@@ -123,8 +128,14 @@ impl Vfs {
         sent
     }
 
-    fn note_refused(&self, key: &str, what: &'static str, why: &impl ToString) {
-        self.names.lock().pending.refuse(Refused { key: key.to_owned(), what, why: why.to_string() });
+    /// What COS has refused behind its reply since the last fsync of the inode; told once.
+    pub(super) fn tell_refusal(&self, ino: Ino) -> Result<()> {
+        self.names.lock().pending.untold.remove(&ino).map_or(Ok(()), Err)
+    }
+
+    fn note_refused(&self, at: Ino, key: &str, what: &'static str, error: &Error) {
+        let refused = Refused { key: key.to_owned(), what, why: error.to_string() };
+        self.names.lock().pending.refuse(at, refused, error.clone());
     }
 }
 

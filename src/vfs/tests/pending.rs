@@ -276,6 +276,9 @@ async fn a_refused_delete_gives_the_name_back_and_the_next_unlink_says_so_itself
     assert_eq!(s.told.0.lock().as_slice(), [(Ino::ROOT, "a".to_owned())], "the kernel believes it gone");
     let refused = s.vfs.refused();
     assert_eq!((refused.len(), refused[0].key.as_str(), refused[0].what), (1, "a", "delete"));
+    let root = s.vfs.opendir(&s.cx(), Ino::ROOT).await.unwrap();
+    assert!(matches!(s.vfs.fsyncdir(&s.cx(), root).await, Err(Error::Denied(_))), "the next fsync says so");
+    s.vfs.fsyncdir(&s.cx(), root).await.unwrap();
     s.bucket.reset_counters();
     s.pass(300).await;
     assert_eq!(s.bucket.all_requests(), 0, "no storm");
@@ -474,6 +477,10 @@ async fn refused_attributes_are_taken_back_and_the_next_are_refused_to_the_progr
     s.pass(5).await;
     assert_eq!(s.find("a").await.unwrap().attr.mode, 0o640);
     assert_eq!((s.vfs.refused()[0].key.as_str(), s.vfs.refused()[0].what), ("cos://vfs-1250000000/a", "attributes"));
+    let fh = s.open("a", READ).await.unwrap();
+    assert!(matches!(s.vfs.fsync(&s.cx(), fh).await, Err(Error::Denied(_))), "the next fsync says so");
+    s.vfs.fsync(&s.cx(), fh).await.unwrap();
+    s.vfs.release(fh);
     s.bucket.fail_next(Operation::Copy, Kind::Denied, Effect::Refused);
     assert!(matches!(s.set("a", mode(0o600)).await, Err(Error::Denied(_))));
     assert_eq!(s.find("a").await.unwrap().attr.mode, 0o640);
