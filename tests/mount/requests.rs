@@ -2,18 +2,17 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Write},
-    net::TcpStream,
+    io::Write,
     os::{fd::AsRawFd, unix::fs::FileExt},
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use cosmount::emulator::{Action, Config, LogEntry, Op, Rule, Server};
+use cosmount::emulator::{Action, Op, Rule};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use crate::common::{BUCKET, Mounted, record, sh};
+use crate::common::{Mounted, wait};
 
 /// How many files a test makes: fewer than the full test, unless that is asked for.
 fn files(check: usize) -> usize {
@@ -25,10 +24,16 @@ fn operations(mount: &Mounted) -> Vec<Op> {
     mount.server().log().iter().map(|entry| entry.op).collect()
 }
 
-/// The most requests of `op` that were in flight together.
-fn most_in_flight(log: &[LogEntry], op: Op) -> usize {
-    let spans: Vec<_> = log.iter().filter(|entry| entry.op == op).map(|entry| (entry.at, entry.at + entry.elapsed)).collect();
-    spans.iter().map(|(at, _)| spans.iter().filter(|(from, to)| from <= at && at < to).count()).max().unwrap_or(0)
+/// Does `work` while nothing of `op` is answered, until so many of it have come.
+fn with_so_many_in_flight(mount: &Mounted, op: Op, many: u64, work: impl FnOnce() + Send) {
+    let hold = mount.fault([Rule::on(op, Action::Hold { answer: false })]);
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        let came = wait(Duration::from_secs(30), || mount.server().faults().held() >= many);
+        let held = mount.server().faults().held();
+        drop(hold);
+        assert!(came && held == many, "{held} {op} came before one was answered, not {many}");
+    });
 }
 
 fn write_files(directory: &Path, range: std::ops::Range<usize>) {
@@ -48,19 +53,14 @@ fn a_directory_of_own_files_moves_by_128_copies_at_once_and_nothing_else() {
     fs::create_dir(mount.path().join("old")).unwrap();
     write_files(&mount.path().join("old"), 0..files);
     assert!(!mount.path().join("new").exists());
-    // Long enough for this host to send so many before the first is answered.
-    mount.server().set_latency(Duration::from_millis(600));
     mount.server().clear_log();
-    fs::rename(mount.path().join("old"), mount.path().join("new")).unwrap();
-    let log = mount.server().log();
-    mount.server().set_latency(Duration::ZERO);
+    with_so_many_in_flight(&mount, Op::CopyObject, 128, || fs::rename(mount.path().join("old"), mount.path().join("new")).unwrap());
     let counters = mount.counters();
     // The directory's marker is one more.
     let pages = (files as u64 + 1).div_ceil(1000);
     assert_eq!(counters.of(Op::CopyObject).requests, files as u64 + 1);
     assert_eq!((counters.of(Op::ListObjects).requests, counters.of(Op::DeleteMany).requests), (2 * pages, pages), "{counters:?}");
     assert_eq!(counters.total().requests, files as u64 + 1 + 3 * pages, "{counters:?}");
-    assert_eq!(most_in_flight(&log, Op::CopyObject), 128);
     assert_eq!(mount.keys("").len(), files + 1);
     assert!(mount.keys("").iter().all(|key| key.starts_with("new/")));
     assert_eq!(fs::read(mount.path().join("new/f7")).unwrap(), [7; 4096]);
@@ -175,84 +175,19 @@ fn a_stream_that_100_children_inherit_is_one_upload() {
     assert_eq!(mount.uploads(), 0);
 }
 
-/// PUTs of 4 KiB over one kept connection each, as little as it takes: how fast 16 writers can be here and now.
-fn bare_puts(server: &Server, writers: usize, each: usize) -> f64 {
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for writer in 0..writers {
-            scope.spawn(move || {
-                let mut connection = TcpStream::connect(server.addr()).unwrap();
-                connection.set_nodelay(true).unwrap();
-                let body = [7; 4096];
-                for n in 0..each {
-                    let head =
-                        format!("PUT /{BUCKET}/bare/{writer}/{n} HTTP/1.1\r\nHost: {}\r\nContent-Length: 4096\r\n\r\n", server.addr());
-                    connection.write_all(&[head.as_bytes(), &body].concat()).unwrap();
-                    let mut answer = Vec::new();
-                    while !answer.ends_with(b"\r\n\r\n") {
-                        let mut byte = [0];
-                        connection.read_exact(&mut byte).unwrap();
-                        answer.push(byte[0]);
-                    }
-                    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
-                }
-            });
-        }
-    });
-    (writers * each) as f64 / start.elapsed().as_secs_f64()
-}
-
+/// How fast that is `scripts/bench write` says.
 #[test]
 fn sixteen_writers_wait_for_nothing_but_the_wire() {
-    const WRITERS: usize = 16;
-    let latency = Duration::from_millis(50);
-    let mount = Mounted::builder().args(&PATIENT).emulator(Config { anonymous: true, ..Config::with_bucket(BUCKET) }).start();
-    let each = files(160).div_ceil(WRITERS);
-    let mut best = (0.0, 0.0);
-    // Other work on this host may take from either, so the best of a few counts.
-    for round in 0..10 {
-        let directory = mount.path().join(format!("d{round}"));
-        fs::create_dir(&directory).unwrap();
-        mount.server().set_latency(latency);
-        let bare = bare_puts(mount.server(), WRITERS, each);
-        let start = Instant::now();
+    let mount = Mounted::builder().args(&PATIENT).start();
+    let directory = mount.path().join("d");
+    fs::create_dir(&directory).unwrap();
+    with_so_many_in_flight(&mount, Op::PutObject, 16, || {
         std::thread::scope(|scope| {
-            for writer in 0..WRITERS {
+            for writer in 0..16 {
                 let directory = &directory;
-                scope.spawn(move || write_files(directory, writer * each..(writer + 1) * each));
+                scope.spawn(move || write_files(directory, writer * 4..(writer + 1) * 4));
             }
         });
-        let rate = (WRITERS * each) as f64 / start.elapsed().as_secs_f64();
-        mount.server().set_latency(Duration::ZERO);
-        if rate / bare > best.0 {
-            best = (rate / bare, rate);
-        }
-        if best.0 >= 0.9 {
-            break;
-        }
-    }
-    let (ratio, rate) = best;
-    record(&format!("- 16 writers, {latency:?}: {rate:.0} files/s, {ratio:.2} of a bare PUT loop"));
-    assert!(ratio >= 0.9, "{rate:.0} files/s, {ratio:.2} of what 16 connections can");
-}
-
-/// mv(1) as a program calls it, and how long it takes.
-#[test]
-#[ignore = "a figure of an idle host and an optimised build: scripts/soak requests"]
-fn renaming_a_thousand_files_takes_two_fifths_of_a_second() {
-    let mount = Mounted::builder().args(&PATIENT).start();
-    sh(mount.path(), "mkdir old0");
-    write_files(&mount.path().join("old0"), 0..1000);
-    mount.server().set_latency(Duration::from_millis(10));
-    let mut times: Vec<Duration> = (0..5)
-        .map(|round| {
-            let start = Instant::now();
-            sh(mount.path(), &format!("mv old{round} old{}", round + 1));
-            start.elapsed()
-        })
-        .collect();
-    times.sort();
-    record(&format!("- mv of 1,000 own files at 10 ms: {:?}, median {:?}", times, times[2]));
-    println!("{times:?}");
-    assert!(times[2] < Duration::from_millis(403), "{times:?}");
+    });
+    assert_eq!(mount.counters().of(Op::PutObject).requests, 1 + 64, "the directory's, and one for each file");
 }
