@@ -10,7 +10,7 @@ use crate::vfs;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// What is not in COS, what memory is used for, what was asked of COS. Answered by [`Reply::File`]s and a [`Reply::Stats`].
+    /// What is not in COS, what memory is used for, what was asked of COS. Answered by [`Reply::File`]s, [`Reply::RefusedChange`]s and a [`Reply::Stats`].
     Stats,
     /// Sends changes. Answered by [`Reply::Progress`] again and again, a [`Reply::File`] for each that is left, and [`Reply::Done`].
     Sync {
@@ -54,7 +54,9 @@ pub enum Reply {
     /// How far a sync is.
     Progress(Progress),
     /// The end of the answer to [`Request::Sync`].
-    Done(Progress),
+    Done(Outcome),
+    /// A change that was answered and that COS then refused.
+    RefusedChange(RefusedChange),
     /// The question is not answered, and this is why.
     Refused(String),
 }
@@ -108,8 +110,6 @@ pub struct Stats {
     pub removals: usize,
     /// Objects whose changed attributes are on their way.
     pub attributes: usize,
-    /// Removals and attributes that were answered and that COS then refused, the latest last.
-    pub refused: Vec<Refused>,
     /// What memory is used for.
     pub memory: Memory,
     /// Counters by name: requests by operation and ending (`store_put_object_ok`), bytes both ways.
@@ -118,7 +118,7 @@ pub struct Stats {
 
 /// A change that was answered and that COS then refused for good; the name or the old attributes are there again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refused {
+pub struct RefusedChange {
     /// The object's key.
     pub key: String,
     /// What was to be done: `delete` or `attributes`.
@@ -159,6 +159,15 @@ pub struct Progress {
     pub bytes: u64,
     /// Bytes that have left.
     pub bytes_done: u64,
+}
+
+/// What came of a sync, but for the files that are left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Removals and changes of attributes that could not be sent: they are tried again.
+    pub pending: usize,
+    /// Those that COS refused for good meanwhile.
+    pub refused: u64,
 }
 
 #[cfg(test)]

@@ -11,5 +11,5 @@ mod messages;
 mod server;
 
 pub use client::Client;
-pub use messages::{File, Memory, OnConflict, Progress, Reason, Refused, Reply, Request, Stats};
+pub use messages::{File, Memory, OnConflict, Outcome, Progress, Reason, RefusedChange, Reply, Request, Stats};
 pub use server::{Door, Inside, serve};

@@ -5,7 +5,10 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -19,7 +22,7 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{File, Memory, OnConflict, Progress, Reason, Refused, Reply, Request, Stats};
+use super::{File, Memory, OnConflict, Outcome, Progress, Reason, RefusedChange, Reply, Request, Stats};
 
 use crate::support::{Budget, Clock, Ctx, Metrics, Share, TaskGroup, Urgency};
 
@@ -187,9 +190,10 @@ impl Answer<'_> {
         let counters = self.inside.metrics.snapshot().into_iter().filter(|(_, value)| *value > 0);
         let counters = counters.map(|(name, value)| (name.to_owned(), value)).collect();
         let vfs::PendingCounts { deletes: removals, attributes, .. } = self.inside.vfs.pending();
-        let refused = self.inside.vfs.refused().into_iter();
-        let refused = refused.map(|refused| Refused { key: refused.key, what: refused.what.to_owned(), text: refused.why }).collect();
-        self.say(&Reply::Stats(Stats { files, bytes, removals, attributes, refused, memory: self.inside.memory(), counters })).await
+        for vfs::Refused { key, what, why } in self.inside.vfs.refused() {
+            self.say(&Reply::RefusedChange(RefusedChange { key, what: what.to_owned(), text: why })).await?;
+        }
+        self.say(&Reply::Stats(Stats { files, bytes, removals, attributes, memory: self.inside.memory(), counters })).await
     }
 
     /// Sends what is below a path. Who asked may go: what has begun goes on without them.
@@ -197,7 +201,7 @@ impl Answer<'_> {
         let Inside { vfs, clock, patience, metrics, .. } = self.inside;
         let there = || vfs.unsent().into_iter().filter(|unsent| Path::new(&unsent.path).starts_with(below));
         let all: Vec<Unsent> = there().collect();
-        let PendingCounts { deletes, attributes, .. } = vfs.pending();
+        let PendingCounts { deletes, attributes, refused } = vfs.pending();
         let pending = usize::from(deletes + attributes > 0);
         let mut progress = Progress { files: all.len() + pending, bytes: all.iter().map(Unsent::bytes).sum(), ..Progress::default() };
         let sent = metrics.counter("store_bytes_sent");
@@ -208,7 +212,14 @@ impl Answer<'_> {
         };
         // Removals and attributes, all together, count as one file.
         let cx = Ctx::background(Arc::clone(clock), *patience).with_urgency(Urgency::WriteOut);
-        let settle = async move { (0, vfs.settle(&cx, Ino::ROOT).await) }.boxed();
+        let unsettled = AtomicBool::new(false);
+        let unsent = &unsettled;
+        let settle = async move {
+            let settled = vfs.settle(&cx, Ino::ROOT).await;
+            unsent.store(settled.is_err(), Ordering::Relaxed);
+            (0, settled)
+        };
+        let settle = settle.boxed();
         let sends: Vec<_> = all.into_iter().map(send).chain([settle].into_iter().take(pending)).collect();
         let mut sending = stream::iter(sends).buffer_unordered(SENT_AT_ONCE);
         loop {
@@ -232,10 +243,12 @@ impl Answer<'_> {
             }
         }
         drop(sending);
-        progress.bytes_done = arrived;
         for unsent in there() {
             self.say(&Reply::File(self.inside.file(unsent))).await?;
         }
-        self.say(&Reply::Done(progress)).await
+        let now = vfs.pending();
+        // What programs have removed since is none of this.
+        let pending = if unsettled.into_inner() { now.deletes + now.attributes } else { 0 };
+        self.say(&Reply::Done(Outcome { pending, refused: now.refused - refused })).await
     }
 }

@@ -227,6 +227,9 @@ pub enum Status {
         /// Some of them, each with its bytes, as a person would write it.
         #[serde(default)]
         which: Vec<String>,
+        /// Removals and changes of attributes that the next mount sends.
+        #[serde(default)]
+        noted: usize,
     },
 }
 
@@ -409,13 +412,13 @@ mod tests {
         assert!(Served::find(&runtime, at, Some("0:4243")).unwrap().is_none(), "a mount on top of it is another");
         assert!(Served::find(&runtime, at, None).unwrap().is_some(), "unmounted, and still sending");
         registration.say(&Status::Draining { bytes: 5, files: 1, idle: 0, limit: 600 }).unwrap();
-        registration.say(&Status::Ended { files: 1, bytes: 2, which: vec!["a (2)".to_owned()] }).unwrap();
+        registration.say(&Status::Ended { files: 1, bytes: 2, which: vec!["a (2)".to_owned()], noted: 0 }).unwrap();
         assert!(served.is_alive());
         drop(registration);
         assert!(!served.is_alive());
         assert_eq!(
             served.last_status().unwrap(),
-            Some(Status::Ended { files: 1, bytes: 2, which: vec!["a (2)".to_owned()] }),
+            Some(Status::Ended { files: 1, bytes: 2, which: vec!["a (2)".to_owned()], noted: 0 }),
             "what it said outlives it"
         );
     }

@@ -305,7 +305,12 @@ impl Stop<'_> {
         which.sort_by_key(|file| Reverse(file.bytes()));
         which.truncate(LOGGED_FILES);
         let shown = |file: &Unsent| format!("{} ({} bytes)", file.path.escape_debug(), file.bytes());
-        self.say(&Status::Ended { files: left.files, bytes: left.bytes, which: which.iter().take(TOLD).map(shown).collect() });
+        self.say(&Status::Ended {
+            files: left.files,
+            bytes: left.bytes,
+            which: which.iter().take(TOLD).map(shown).collect(),
+            noted: left.noted,
+        });
         if left.noted > 0 {
             let where_to = self.staging.map(|path| format!(" with the staging directory {}", path.display())).unwrap_or_default();
             tracing::error!("{} removals and changes of attributes are not in COS yet: the next mount{where_to} sends them", left.noted);

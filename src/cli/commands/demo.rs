@@ -38,7 +38,7 @@ pub(in crate::cli) fn run(demo: &Demo) -> Result<(), Failure> {
     let left = running.serve().map_err(|error| Failure::new(SYSTEM, error))?;
     println!(
         "\nUnmounted; the bucket and its {files} files are gone{}.",
-        if left.files == 0 { "" } else { ", with changes that were never sent" }
+        if left.files == 0 && left.noted == 0 { "" } else { ", with changes that were never sent" }
     );
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use serde_json::json;
 
-use crate::admin::{File, Refused, Reply, Request, Stats};
+use crate::admin::{File, RefusedChange, Reply, Request, Stats};
 use crate::cli::args;
 use crate::cli::commands::{ask, resolve};
 use crate::cli::{Failure, SYSTEM, USAGE};
@@ -18,12 +18,13 @@ use crate::support::{Clock, SystemClock};
 pub(in crate::cli) fn run(typed: &args::Stats) -> Result<(), Failure> {
     let system = |error: anyhow::Error| Failure::new(SYSTEM, error);
     let mount_point = resolve(&typed.mountpoint).context("the mount point").map_err(|error| Failure::new(USAGE, error))?;
-    let mut files = Vec::new();
+    let (mut files, mut refused) = (Vec::new(), Vec::new());
     for reply in ask(&mount_point, &Request::Stats)? {
         match reply.context("the answer of the mount").map_err(system)? {
             Reply::File(file) => files.push(file),
+            Reply::RefusedChange(change) => refused.push(change),
             Reply::Stats(stats) => {
-                print!("{}", if typed.json { as_json(&mount_point, &files, &stats) } else { told(&files, &stats) });
+                print!("{}", if typed.json { as_json(&mount_point, &files, &refused, &stats) } else { told(&files, &refused, &stats) });
                 return Ok(());
             }
             Reply::Refused(why) => return Err(system(anyhow!("{}: {why}", mount_point.display()))),
@@ -33,14 +34,14 @@ pub(in crate::cli) fn run(typed: &args::Stats) -> Result<(), Failure> {
     Err(system(anyhow!("{}: the mount ended before it had answered", mount_point.display())))
 }
 
-fn as_json(mount_point: &Path, files: &[File], stats: &Stats) -> String {
-    let Stats { files: count, bytes, removals, attributes, refused, memory, counters } = stats;
+fn as_json(mount_point: &Path, files: &[File], refused: &[RefusedChange], stats: &Stats) -> String {
+    let Stats { files: count, bytes, removals, attributes, memory, counters } = stats;
     let unsent = json!({ "files": count, "bytes": bytes, "list": files, "removals": removals, "attributes": attributes });
     let all = json!({ "mount_point": mount_point, "unsent": unsent, "refused": refused, "memory": memory, "counters": counters });
     format!("{all:#}\n")
 }
 
-fn told(files: &[File], stats: &Stats) -> String {
+fn told(files: &[File], refused: &[RefusedChange], stats: &Stats) -> String {
     let mut text = match (stats.files, stats.removals, stats.attributes) {
         (0, 0, 0) => "everything is in COS\n".to_owned(),
         (count, 0, 0) => format!("not in COS: {count} files, {} bytes\n", stats.bytes),
@@ -54,7 +55,7 @@ fn told(files: &[File], stats: &Stats) -> String {
     for file in files {
         text += &line(file);
     }
-    for Refused { key, what, text: why } in &stats.refused {
+    for RefusedChange { key, what, text: why } in refused {
         text += &format!("refused after it was answered: {what} of {}: {}\n", key.escape_debug(), why.escape_debug());
     }
     let memory = &stats.memory;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use tokio::time::Instant;
 
-use crate::admin::{self, Progress, Reply, Request};
+use crate::admin::{self, File, Outcome, Progress, Reply, Request};
 use crate::cli::args::{OnConflict, Sync};
 use crate::cli::commands::{ask, resolve, stats, without_dots};
 use crate::cli::{Failure, SYSTEM, USAGE};
@@ -37,22 +37,36 @@ pub(in crate::cli) fn run(typed: &Sync) -> Result<(), Failure> {
         match reply.context("the answer of the mount").map_err(system)? {
             Reply::Progress(progress) => bar.show(&progress),
             Reply::File(file) => left.push(file),
-            Reply::Done(_) if left.is_empty() => {
+            Reply::Done(outcome) => {
                 bar.clear();
-                return Ok(());
-            }
-            Reply::Done(_) => {
-                bar.clear();
-                let lines: String = left.iter().take(NAMED).map(stats::line).collect();
-                let more = if left.len() > NAMED { "; `cosmount stats` names all of them" } else { "" };
-                return Err(system(anyhow!("{} files are not in COS{more}\n{}", left.len(), lines.trim_end())));
+                return told(&left, outcome).map_err(system);
             }
             Reply::Refused(why) => return Err(system(anyhow!("{}: {why}", mount_point.display()))),
-            Reply::Stats(_) => {}
+            Reply::Stats(_) | Reply::RefusedChange(_) => {}
         }
     }
     bar.clear();
     Err(system(anyhow!("{}: the mount ended before everything was sent; its log says what is left", mount_point.display())))
+}
+
+/// What is left, if anything is.
+fn told(left: &[File], outcome: Outcome) -> anyhow::Result<()> {
+    let mut text = Vec::new();
+    if !left.is_empty() {
+        let lines: String = left.iter().take(NAMED).map(stats::line).collect();
+        let more = if left.len() > NAMED { "; `cosmount stats` names all of them" } else { "" };
+        text.push(format!("{} files are not in COS{more}\n{}", left.len(), lines.trim_end()));
+    }
+    if outcome.pending > 0 {
+        text.push(format!(
+            "{} removals and changes of attributes are not in COS; the mount goes on trying, and its log says why",
+            outcome.pending
+        ));
+    }
+    if outcome.refused > 0 {
+        text.push(format!("COS refused {} removals or changes of attributes; `cosmount stats` names them", outcome.refused));
+    }
+    if text.is_empty() { Ok(()) } else { Err(anyhow!("{}", text.join("\n"))) }
 }
 
 /// The mount that the path is in, and the rest of the path. By its words first: to look at the path itself asks the mount, which may have its

@@ -74,8 +74,12 @@ fn stop(mut served: Served, mounted: Option<&Mounted>, mount_point: &Path, force
         mounted.unmount()?;
     }
     match served.last_status()? {
-        Some(Status::Ended { files: 0, .. }) => Ok(()),
-        Some(Status::Ended { files, bytes, which }) => Err(anyhow!(
+        Some(Status::Ended { files: 0, noted: 0, .. }) => Ok(()),
+        Some(Status::Ended { files: 0, noted, .. }) => Err(anyhow!(
+            "{}: unmounted, but {noted} removals and changes of attributes are not in COS: the next mount with the same staging sends them",
+            mount_point.display()
+        )),
+        Some(Status::Ended { files, bytes, which, .. }) => Err(anyhow!(
             "{}: unmounted, but changes of {files} files ({}) are not in COS: no close or fsync has confirmed them, and they are lost: {}{}",
             mount_point.display(),
             rounded(bytes),
